@@ -1,0 +1,1 @@
+"""Decide by experiment what a language model is pre-trained on."""

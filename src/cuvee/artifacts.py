@@ -1,0 +1,194 @@
+"""A stage's folder: written aside, described by a manifest, complete when it bears its name.
+
+A folder is filled under ``<name>.partial`` and renamed when done, so a killed job leaves nothing
+that looks finished; the same command removes the remains and goes on. Wall-clock figures go to
+``timing.json`` and logs to ``*.log``: neither is part of the artefact's digest.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from cuvee.errors import ArtifactError
+
+Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+DONE = "done"
+TIMING = "timing.json"
+_PARTIAL = ".partial"
+
+
+def canonical_json(value: Json) -> str:
+    """Write JSON with sorted keys and no NaN, so that equal values are equal text.
+
+    Raises:
+        ValueError: A number is NaN or infinite.
+    """
+    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+
+
+def digest_json(value: Json) -> str:
+    """Return the SHA-256 of a JSON value, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, canonical_json(value))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    aside = path.with_name(path.name + _PARTIAL)
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def read_json(path: Path) -> Json:
+    """Read a JSON file.
+
+    Raises:
+        ArtifactError: The file is missing or not JSON.
+    """
+    try:
+        value: Json = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} does not exist; run the stage that writes it.") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path} is not valid JSON ({error}). Delete its folder and run the command again."
+        ) from error
+    return value
+
+
+@contextmanager
+def writing(
+    folder: Path, *, stage: str, settings: Json, seed: int, inputs: Mapping[str, str]
+) -> Iterator[Path]:
+    """Fill a stage's folder; on success it appears under its own name, complete.
+
+    Args:
+        folder: Where the artefact will stand. Must not be finished yet.
+        stage: The stage's name, a verb of the command line.
+        settings: What the artefact depends on, as JSON.
+        seed: The run's seed.
+        inputs: Digests of the artefacts read, by name.
+
+    Yields:
+        The folder to write into, ``<folder>.partial``, empty.
+
+    Raises:
+        ArtifactError: The folder is already finished, or holds files that are no artefact.
+    """
+    _check_free(folder)
+    aside = folder.with_name(folder.name + _PARTIAL)
+    if aside.exists():
+        shutil.rmtree(aside)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    manifest: dict[str, Json] = {
+        "format_version": FORMAT_VERSION,
+        "stage": stage,
+        "settings": settings,
+        "seed": seed,
+        "inputs": dict(inputs),
+        "files": _file_digests(aside),
+    }
+    write_json(aside / MANIFEST, manifest)
+    (aside / DONE).write_text(digest_json(manifest) + "\n", encoding="utf-8")
+    aside.replace(folder)
+
+
+def is_done(folder: Path) -> bool:
+    """Tell whether a stage's folder is complete."""
+    return (folder / DONE).is_file()
+
+
+def digest_of(folder: Path) -> str:
+    """Return the digest of a finished artefact: settings, seed, inputs and files.
+
+    Raises:
+        ArtifactError: The folder is not finished.
+    """
+    try:
+        return (folder / DONE).read_text(encoding="utf-8").strip()
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder} is not finished; run the stage that writes it.") from error
+
+
+def require(folder: Path, *, made_by: str) -> Path:
+    """Return a finished stage's folder.
+
+    Args:
+        folder: The stage's folder.
+        made_by: The command that makes it, for the message.
+
+    Raises:
+        ArtifactError: It is not finished.
+    """
+    if not is_done(folder):
+        raise ArtifactError(f"{folder} is missing or unfinished; run `{made_by}` first.")
+    return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process, so that two commands never write the same artefacts.
+
+    Raises:
+        ArtifactError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ArtifactError(
+                f"{folder} is in use by process {file.read().strip() or '?'}; wait for it, "
+                "stop it, or choose another --out."
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)  # a number left behind would differ from run to run
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse to write over anything: a folder of ours bears its own name only when finished."""
+    if is_done(folder):
+        raise ArtifactError(f"{folder} is already finished; delete it to make it again.")
+    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+        raise ArtifactError(
+            f"{folder} exists and is not a finished artefact; cuvee writes over nothing. "
+            "Choose another --out, or delete it if it is not needed."
+        )
+
+
+def _file_digests(folder: Path) -> dict[str, Json]:
+    return {
+        path.relative_to(folder).as_posix(): digest_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != TIMING and path.suffix != ".log"
+    }

@@ -1,0 +1,53 @@
+"""Options that several verbs share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from cuvee.executors import usable_cores
+
+ConfigFile: TypeAlias = Annotated[Path, typer.Argument(help="YAML file of settings.")]
+Out: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder of the artefacts; default: the config's name + '-out'."),
+]
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Replace one setting, such as --set proxy.n_tokens=200000."),
+]
+Workers: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Worker processes; default: one a core; 0: this one."),
+]
+Quiet: TypeAlias = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, no warnings; errors only.")
+]
+Verbose: TypeAlias = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log each stage; tracebacks on errors.")
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Method: TypeAlias = Annotated[
+    str, typer.Option("--method", help="The method the config belongs to.")
+]
+
+
+def out_folder(out: Path | None, config: Path) -> Path:
+    """Return the folder of the artefacts."""
+    return out if out is not None else Path(f"{config.stem}-out")
+
+
+def n_workers(workers: int | None) -> int:
+    """Return the number of worker processes."""
+    return usable_cores() if workers is None else workers
+
+
+def verbosity_of(arguments: Sequence[str]) -> int:
+    """Return -1 for quiet, 0 for normal, 1 for verbose, from raw arguments.
+
+    Logging must stand before the arguments are parsed, since parsing itself may fail.
+    """
+    if "-q" in arguments or "--quiet" in arguments:
+        return -1
+    return int("-v" in arguments or "--verbose" in arguments)

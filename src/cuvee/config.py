@@ -1,0 +1,203 @@
+"""YAML to frozen dataclasses and back: the only edge at which pydantic is used."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from cuvee.artifacts import Json
+from cuvee.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load(
+    kind: type[T],
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> T:
+    """Read a config file.
+
+    Args:
+        kind: The dataclass to make; nested dataclasses become nested sections.
+        path: A YAML file with one mapping.
+        overrides: ``a.b=value`` settings that replace the file's; values are YAML.
+        presets: Settings by name, chosen by the key ``preset``, used where the file is silent.
+
+    Returns:
+        The config, every default filled in.
+
+    Raises:
+        ConfigError: The file is missing, not YAML, or a key is unknown, missing or out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"config file {path} does not exist. Give the path of a YAML file."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"config file {path} cannot be read ({error.strerror}). Give the path of a YAML file."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config file {path} is not UTF-8. Save it as UTF-8.") from error
+    settings = _parse_yaml(text, str(path))
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"config file {path} holds {type(settings).__name__}, not a mapping of keys."
+        )
+    for override in overrides:
+        _override(settings, override)
+    chosen = settings.get("preset")
+    if presets and isinstance(chosen, str) and chosen in presets:
+        settings = _merge(presets[chosen], settings)
+    return parse(kind, settings)
+
+
+def parse(kind: type[T], settings: Mapping[str, Json]) -> T:
+    """Make a config from plain settings.
+
+    Raises:
+        ConfigError: A key is unknown, missing or out of range; the message names it by its path.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(settings, allow_nan=False), strict=False)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"]) or "(top)"
+        raise ConfigError(_message(kind, path, dict(first), len(error.errors()))) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config is not plain data: {error}") from error
+
+
+def dump(config: object) -> dict[str, Json]:
+    """Return the resolved config as plain JSON data, defaults included."""
+    plain: dict[str, Json] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    return plain
+
+
+def dump_yaml(config: object) -> str:
+    """Return the resolved config as YAML text."""
+    return to_yaml(dump(config))
+
+
+def to_yaml(plain: Json) -> str:
+    """Write plain data as YAML, keys in the order given."""
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def differing_keys(one: Json, other: Json) -> list[str]:
+    """Name the keys at which two plain configs differ, by path."""
+    return list(_differences("", one, other))
+
+
+def fields_of(kind: type) -> list[str]:
+    """Name the fields of a config dataclass."""
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _differences(path: str, one: Json, other: Json) -> Iterator[str]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in sorted(set(one) | set(other)):
+            below = f"{path}.{key}" if path else key
+            if key not in one or key not in other:
+                yield below
+            else:
+                yield from _differences(below, one[key], other[key])
+    elif one != other:
+        yield path
+
+
+def _message(kind: type, path: str, detail: Mapping[str, Any], n_errors: int) -> str:
+    more = f" ({n_errors - 1} more)" if n_errors > 1 else ""
+    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        allowed = _allowed_keys(kind, path.split(".")[:-1])
+        return f"config key {path} is unknown; allowed here: {', '.join(allowed)}.{more}"
+    if detail["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"config key {path} is missing; add it.{more}"
+    reason = str(detail["msg"]).removeprefix("Value error, ").removesuffix(".")
+    found = detail.get("input")
+    shown = f" (found {found!r:.80})" if isinstance(found, (str, int, float, bool)) else ""
+    return f"config key {path}: {reason}{shown}.{more}"
+
+
+def _allowed_keys(kind: type, path: Sequence[str]) -> list[str]:
+    """Walk the dataclass tree by field names; list positions are passed over."""
+    schema: Mapping[str, Any] = TypeAdapter(kind).json_schema()
+    definitions = schema.get("$defs", {})
+    node: Mapping[str, Any] = schema
+    for part in path:
+        node = _resolve(node, definitions)
+        node = (
+            node.get("items", node) if part.isdigit() else node.get("properties", {}).get(part, {})
+        )
+    return sorted(_resolve(node, definitions).get("properties", {}))
+
+
+def _resolve(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    for option in [node, *node.get("anyOf", ()), *node.get("oneOf", ())]:
+        if "$ref" in option:
+            return dict(definitions[option["$ref"].rsplit("/", 1)[1]])
+    return node
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one tree of settings over another; the upper one's values stand."""
+    merged = {**below, **above}
+    for key in set(below) & set(above):
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            merged[key] = _merge(below[key], above[key])
+    return merged
+
+
+def _override(settings: dict[str, Any], override: str) -> None:
+    path, found, text = override.partition("=")
+    if not found or not path:
+        raise ConfigError(
+            f"--set {override!r} is not KEY=VALUE, such as --set proxy.n_tokens=200000."
+        )
+    *above, last = path.split(".")
+    node = settings
+    for key in above:
+        if node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {key} is not a section with keys.")
+    node[last] = _parse_yaml(text, f"--set {override}")
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain data, without its two traps: keys given twice, and 4e-4 read as a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for position, key in enumerate(keys):
+            if any(key.value == earlier.value for earlier in keys[:position]):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} is given twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)

@@ -1,0 +1,238 @@
+"""Read documents from Parquet, JSON lines and folders of text, streamed."""
+
+import json
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cuvee.corpus.pool import PoolConfig, Shard, list_shards
+from cuvee.corpus.rows import MISSING, DocumentBatch, Gatherer, Reason, Reject, RowError, bad_byte
+from cuvee.corpus.streams import REMEDY, Line, bounded_lines, decompressed, opened
+from cuvee.errors import DataError
+
+__all__ = [
+    "DocumentBatch",
+    "PoolConfig",
+    "Reason",
+    "Reject",
+    "Shard",
+    "list_shards",
+    "read_batches",
+]
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_READ_BYTES = 4 * 2**20
+_MAX_ROWS = 256
+
+
+def read_batches(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
+    """Read a shard's documents in order, in batches of about 8 MiB of text or one document.
+
+    A batch may hold rejects only. What was yielded counts only once the iterator has ended without
+    an error: damage is often found at a shard's end.
+
+    Args:
+        shard: From `list_shards`.
+        config: Its pool.
+
+    Yields:
+        Batches; each row of the shard is in exactly one, as a document or as a reject. Blank lines
+        of a JSONL file are no rows.
+
+    Raises:
+        DataError: The shard is missing, truncated, damaged, or lacks a column.
+    """
+    readers = {"parquet": _read_parquet, "jsonl": _read_jsonl, "text": _read_text}
+    return readers[shard.format](shard, config)
+
+
+def _read_jsonl(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
+    gatherer = Gatherer(shard, config, makes_ids=config.id is None)
+    with decompressed(shard.url) as stream:
+        for line in bounded_lines(stream, max_bytes=config.max_document_bytes):
+            try:
+                record = _parse_line(line, shard, config)
+            except RowError as error:
+                gatherer.reject(line.number, error.reason, error.detail)
+            else:
+                if record is not None:
+                    gatherer.add(line.number, **_json_fields(record, config))
+            yield from gatherer.full()
+    yield from gatherer.rest()
+
+
+def _parse_line(line: Line, shard: Shard, config: PoolConfig) -> dict[str, object] | None:
+    """Return the object of a line; None for a blank line."""
+    if line.content is None:
+        raise RowError(
+            "too_long",
+            f"line of {line.n_bytes} bytes; at most {config.max_document_bytes} are allowed "
+            "(max_document_bytes)",
+        )
+    content = line.content.removeprefix(_BYTE_ORDER_MARK) if line.number == 0 else line.content
+    if not content.strip():
+        return None
+    if b"\0" in content:
+        raise RowError("nul", f"line has a NUL at byte {content.index(0)}")
+    try:
+        text = content.decode("utf-8")
+        record = json.loads(text)
+    except UnicodeDecodeError as error:
+        if not line.ended and error.reason == "unexpected end of data":
+            raise _cut_off(shard, line) from error
+        raise RowError("invalid_utf8", bad_byte(error, "line")) from None
+    except json.JSONDecodeError as error:
+        if not line.ended and _is_cut_off(error):
+            raise _cut_off(shard, line) from error
+        raise RowError("broken_json", f"{error.msg} at character {error.pos}") from None
+    except (ValueError, RecursionError) as error:
+        raise RowError("broken_json", str(error)) from None
+    if not isinstance(record, dict):
+        raise RowError("not_an_object", f"line holds {_json_kind(record)}, not an object")
+    return record
+
+
+def _json_fields(record: dict[str, object], config: PoolConfig) -> dict[str, object]:
+    wanted = {
+        "text": config.text,
+        "id": config.id,
+        "domain": config.domain,
+        "group": config.group,
+    }
+    return {
+        field: MISSING if name is None else record.get(name, MISSING)
+        for field, name in wanted.items()
+    }
+
+
+def _is_cut_off(error: json.JSONDecodeError) -> bool:
+    """Tell whether more text could have made the line valid: its end is where the fault lies."""
+    n_left = len(error.doc.rstrip()) - error.pos
+    in_escape = error.msg.startswith("Invalid \\") and n_left <= len(r"\uFFFF")
+    return n_left <= 0 or in_escape or error.msg.startswith("Unterminated string")
+
+
+def _cut_off(shard: Shard, line: Line) -> DataError:
+    return DataError(
+        f"shard {shard.url} is truncated: its last line ({line.number}) ends in the middle of a "
+        f"record, without a newline. {REMEDY}"
+    )
+
+
+def _json_kind(value: object) -> str:
+    names = {list: "an array", str: "a string", type(None): "null", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+def _read_text(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
+    gatherer = Gatherer(shard, config, makes_ids=True)
+    for row, url in enumerate(shard.files, start=shard.first_row):
+        with decompressed(url) as stream:
+            content = stream.read(config.max_document_bytes + 1)
+        if len(content) > config.max_document_bytes:
+            gatherer.reject(
+                row,
+                "too_long",
+                f"{url} is longer than {config.max_document_bytes} bytes (max_document_bytes)",
+            )
+        else:
+            text = content.removeprefix(_BYTE_ORDER_MARK)
+            gatherer.add(row, text=text, id=MISSING, domain=MISSING, group=MISSING)
+        yield from gatherer.full()
+    yield from gatherer.rest()
+
+
+def _read_parquet(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
+    gatherer = Gatherer(shard, config, makes_ids=config.id is None)
+    row = 0
+    with opened(shard.url) as source:
+        # Buffered and not pre-fetched: a row group's column is decoded page by page.
+        file = pq.ParquetFile(
+            source, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True
+        )
+        columns = _parquet_columns(file, shard, config)
+        for batch in _parquet_batches(file, columns, config):
+            for values in zip(*batch, strict=True):
+                gatherer.add(row, **{**_NO_FIELDS, **dict(zip(columns, values, strict=True))})
+                row += 1
+                yield from gatherer.full()
+    yield from gatherer.rest()
+
+
+def _parquet_batches(
+    file: pq.ParquetFile, columns: dict[str, str], config: PoolConfig
+) -> Iterator[list[list[object]]]:
+    """Read the values of each field in small batches."""
+    for group in range(file.num_row_groups):
+        for batch in file.iter_batches(
+            batch_size=_rows_at_once(file, group, config.text),
+            row_groups=[group],
+            columns=sorted(set(columns.values())),
+            use_threads=False,
+        ):
+            yield [_plain_column(batch.column(name)).to_pylist() for name in columns.values()]
+
+
+_NO_FIELDS: dict[str, object] = dict.fromkeys(("text", "id", "domain", "group"), MISSING)
+
+
+def _parquet_columns(file: pq.ParquetFile, shard: Shard, config: PoolConfig) -> dict[str, str]:
+    """Map each field that is read to its column, after checking names and types."""
+    wanted = {
+        "text": config.text,
+        "id": config.id,
+        "domain": config.domain if shard.domain is None else None,
+        "group": config.group,
+    }
+    columns = {field: name for field, name in wanted.items() if name is not None}
+    schema = file.schema_arrow
+    for field, name in columns.items():
+        if name not in schema.names:
+            raise DataError(
+                f"shard {shard.url} has no column {name!r} ({field}); its columns are "
+                f"{', '.join(schema.names)}. Set {field} to one of them"
+                f"{', or to null to make ids from the text' if field == 'id' else ''}."
+            )
+        kind = schema.field(name).type
+        if not _is_readable(kind, numbers=field in ("id", "group")):
+            allowed = "strings or numbers" if field in ("id", "group") else "strings"
+            raise DataError(
+                f"shard {shard.url}: column {name!r} ({field}) holds {kind}; it must hold "
+                f"{allowed}. Set {field} to another column."
+            )
+    return columns
+
+
+def _is_readable(kind: pa.DataType, *, numbers: bool) -> bool:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_number = pa.types.is_integer(value) or pa.types.is_floating(value)
+    return bool(_is_text(value) or pa.types.is_null(value) or (numbers and is_number))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def _plain_column(column: pa.Array) -> pa.Array:
+    """Give strings as bytes, so that invalid UTF-8 is met row by row."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(pa.large_binary()) if _is_text(column.type) else column
+
+
+def _rows_at_once(file: pq.ParquetFile, group: int, text: str) -> int:
+    metadata = file.metadata.row_group(group)
+    sizes = (metadata.column(index) for index in range(metadata.num_columns))
+    n_bytes = sum(
+        int(column.total_uncompressed_size) for column in sizes if column.path_in_schema == text
+    )
+    mean = max(1, n_bytes // max(1, int(metadata.num_rows)))
+    return max(1, min(_MAX_ROWS, _READ_BYTES // mean))

@@ -1,0 +1,164 @@
+"""Run a list of tasks in this process or on a pool of single-threaded workers.
+
+A task is a function named in the code of cuvee, a JSON spec and the folder it must leave finished.
+Its folder is its only result, so a task list can be killed at any moment and run again.
+"""
+
+import ctypes
+import importlib
+import logging
+import multiprocessing
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_any
+from pathlib import Path
+
+from cuvee import artifacts
+from cuvee.artifacts import Json
+from cuvee.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One unit of work."""
+
+    function: str
+    """``package.module:name`` inside cuvee; called as ``name(spec, folder)``."""
+    spec: Mapping[str, Json]
+    """All the function needs, as JSON."""
+    folder: Path
+    """The folder the function leaves finished (`artifacts.writing`)."""
+    cost: float = 1.0
+    """Expected work in any unit; the longest task starts first."""
+
+
+def run_tasks(tasks: Sequence[Task], *, workers: int) -> Iterator[Task]:
+    """Run all unfinished tasks, yielding each as it is found finished.
+
+    Args:
+        tasks: Any order; finished ones are yielded at once, the others start longest first.
+        workers: 0 runs in this process; otherwise the number of spawned single-threaded processes.
+
+    Yields:
+        Every task, in order of completion.
+
+    Raises:
+        CuveeError: What a task raised; the others are cancelled, finished folders stay.
+        ArtifactError: A worker was killed from outside (out of memory, for one), or a task returned
+            without finishing its folder.
+    """
+    pending: list[Task] = []
+    for task in tasks:
+        if artifacts.is_done(task.folder):
+            yield task
+        else:
+            pending.append(task)
+    pending.sort(key=lambda task: -task.cost)
+    if workers == 0:
+        for task in pending:
+            _call(task)
+            yield task
+    elif pending:
+        yield from _run_pool(pending, min(workers, len(pending)))
+
+
+def usable_cores() -> int:
+    """Count the cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run_pool(tasks: Sequence[Task], workers: int) -> Iterator[Task]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker) as pool:
+        waiting: dict[Future[None], Task] = {}
+        try:
+            with _single_threaded_children():  # workers start while tasks are handed in, not later
+                waiting.update({pool.submit(_call, task): task for task in tasks})
+            while waiting:
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                    yield waiting.pop(future)
+        except BrokenProcessPool as error:
+            raise ArtifactError(
+                f"a worker process was killed from outside; {len(waiting) or len(tasks)} of "
+                f"{len(tasks)} tasks are left. Most often memory ran out: use fewer workers, then "
+                "run the same command again."
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _call(task: Task) -> None:
+    module, _, name = task.function.partition(":")
+    if not module.startswith("cuvee."):
+        raise ArtifactError(f"task function {task.function!r} is not part of cuvee.")
+    function: Callable[[Mapping[str, Json], Path], None] = getattr(
+        importlib.import_module(module), name
+    )
+    function(task.spec, task.folder)
+    if not artifacts.is_done(task.folder):
+        raise ArtifactError(
+            f"{task.function} returned but {task.folder} is not finished; it must fill the folder "
+            "inside artifacts.writing()."
+        )
+
+
+@contextmanager
+def _single_threaded_children() -> Iterator[None]:
+    """Set the thread variables while children start; OpenMP reads them at load time only."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _prepare_worker() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _keep_freed_memory()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the command dies, kill -9 included.
+
+    Without this a worker would go on through the tasks already handed to it, and the same command
+    run again would write the same folders beside it.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_any([parent.sentinel])
+        os._exit(1)
+
+
+def _keep_freed_memory() -> None:
+    """Keep freed memory in the process.
+
+    Page faults on fresh buffers cost a small model half its time. M_MMAP_MAX=0, M_TRIM_THRESHOLD
+    and M_TOP_PAD of glibc's mallopt; elsewhere nothing is done.
+    """
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        settings = ((-4, 0), (-1, 2**31 - 1), (-2, 2**26))
+        if not all(mallopt(option, value) == 1 for option, value in settings):
+            logger.warning("mallopt refused a setting; training may be slower")

@@ -1,0 +1,58 @@
+"""The one table of predictors: command-line choices, docs and contract tests come from it."""
+
+from typing import Protocol
+
+from cuvee.errors import ConfigError
+from cuvee.fit.boosting import BoostedTrees
+from cuvee.fit.effective_data import EffectiveDataPower
+from cuvee.fit.ensemble import Ensemble
+from cuvee.fit.gaussian_process import LogGaussianProcess
+from cuvee.fit.linear import LinearMixture
+from cuvee.tables.predictor import Predictor
+
+MODELS: dict[str, type[Predictor]] = {
+    "linear": LinearMixture,
+    "boosted-trees": BoostedTrees,
+    "effective-data-power": EffectiveDataPower,
+    "log-gaussian-process": LogGaussianProcess,
+    "ensemble": Ensemble,
+}
+DEFAULT_MODEL = "ensemble"
+
+
+class _TakesOwn(Protocol):
+    def __call__(self, *, own: tuple[int | None, ...] | None) -> Predictor: ...
+
+
+_WITH_OWN: dict[str, _TakesOwn] = {
+    "effective-data-power": EffectiveDataPower,
+    "log-gaussian-process": LogGaussianProcess,
+    "ensemble": Ensemble,
+}
+
+
+def make_model(name: str, *, own: tuple[int | None, ...] | None = None) -> Predictor:
+    """Make an unfitted predictor with its default settings.
+
+    Args:
+        name: A key of ``MODELS``.
+        own: (n_targets,) column of each target's own domain, None where it has none; not used by
+            models that have no place for it.
+
+    Raises:
+        ConfigError: No predictor has this name.
+    """
+    kind = model_class(name)
+    return _WITH_OWN[name](own=own) if name in _WITH_OWN else kind()
+
+
+def model_class(name: str) -> type[Predictor]:
+    """Look a predictor's class up by name.
+
+    Raises:
+        ConfigError: No predictor has this name.
+    """
+    try:
+        return MODELS[name]
+    except KeyError as error:
+        raise ConfigError(f"model {name!r} is unknown; choose one of {', '.join(MODELS)}.") from error

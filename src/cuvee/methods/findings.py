@@ -1,0 +1,272 @@
+"""Gather what a run found as the content of its report."""
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from cuvee import artifacts, config
+from cuvee.arrays import FloatArray
+from cuvee.artifacts import Json
+from cuvee.corpus.index import PoolIndex
+from cuvee.methods import fitting, judging, measure, shipping
+from cuvee.methods.job import Job
+from cuvee.methods.pool import Prepared
+from cuvee.policy.mixture import Mixture
+from cuvee.report import content as parts
+from cuvee.report.content import ReportContent, Role
+from cuvee.report.verdict import verdict_section
+from cuvee.tables.design import Design
+from cuvee.tables.optimum import Optimum
+from cuvee.tables.runs import Runs
+from cuvee.validate.compare import ValidateConfig
+
+_PACKAGES = ("cuvee", "numpy", "scipy", "scikit-learn", "lightgbm", "torch", "tokenizers", "pyarrow")
+_STAGES = ("corpus/index", "tokenizer", "tokens", "design", "runs", "predictor", "optimum")
+_ROLES: dict[str, Role] = {
+    "chosen": "chosen",
+    "natural": "natural",
+    "uniform": "uniform",
+    "best-sampled": "best-sampled",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """What a method's finished stages left."""
+
+    method: str
+    settings: object
+    """The resolved config."""
+    seed: int
+    prepared: Prepared
+    index: PoolIndex
+    design: Design
+    runs: Runs
+    proxy_size: str
+    optimum: Optimum
+    validate: ValidateConfig
+    rivals: dict[str, Mixture]
+    caps: FloatArray
+    """(n_domains,)"""
+    budget: int
+    """Target token budget."""
+    max_epochs: float
+
+
+def gather(job: Job, done: Finished) -> ReportContent:
+    """Make the report's content from finished artefacts."""
+    objective = _objective_words(done)
+    return ReportContent(
+        title=f"{done.method}: {len(done.design.domains)} domains, {objective}",
+        method=done.method,
+        objective=objective,
+        mixture=_mixture(done),
+        provenance=_provenance(job, done),
+        verdict=_verdict(job, done),
+        losses=_losses(job, done),
+        held_out=fitting.held_out(job, done.design, done.runs, done.prepared),
+        runs=_runs(done),
+        trajectories=_trajectories(job, done),
+        pool=_pool(done),
+        selection=_selection(job),
+        notes=_notes(done),
+    )
+
+
+def _objective_words(done: Finished) -> str:
+    n = len(done.prepared.objective_names)
+    if done.prepared.targets is None:
+        return f"mean over the {n} domains' own validation text"
+    weights = done.prepared.objective
+    equal = np.allclose(weights, weights[0])
+    return f"{'mean' if equal else 'weighted mean'} of {n} targets, bits per byte"
+
+
+def _notes(done: Finished) -> tuple[str, ...]:
+    notes = []
+    if done.prepared.targets is None:
+        notes.append(
+            "No targets were given: the objective is the mean over the domains' own validation text, "
+            "and the verdict is reached on the text the search has seen."
+        )
+    if done.runs.diverged.any():
+        notes.append(f"{int(done.runs.diverged.sum())} runs diverged and are left out of every fit.")
+    return tuple(notes)
+
+
+def _mixture(done: Finished) -> parts.MixtureSection:
+    statistics = done.prepared.statistics
+    chosen = np.array(done.optimum.weights)
+    return parts.MixtureSection(
+        domains=done.design.domains,
+        natural=statistics.natural,
+        chosen=chosen,
+        best_sampled=done.rivals["best-sampled"].overall,
+        caps=done.caps,
+        epochs=chosen * done.budget / statistics.available_tokens,
+        budget=done.budget,
+        max_epochs=done.max_epochs,
+    )
+
+
+def _targets(done: Finished) -> tuple[str, ...]:
+    return tuple(name.split("/", 1)[1] for name in done.prepared.objective_names)
+
+
+def _verdict(job: Job, done: Finished) -> parts.VerdictSection:
+    return verdict_section(
+        judging.read_verdict(job),
+        judging.read_equivalent(job),
+        size=done.validate.size,
+        n_tokens=done.validate.n_tokens,
+    )
+
+
+def _losses(job: Job, done: Finished) -> parts.LossSection:
+    names = list(done.rivals)
+    weights = np.stack([mixture.overall for mixture in done.rivals.values()])
+    predictor = fitting.load(job)
+    mean, sd = predictor.predict(weights)
+    objective, spread = mean @ done.prepared.objective, sd @ done.prepared.objective
+    measured = measure.objective_losses(done.runs, done.prepared) @ done.prepared.objective
+    rows = []
+    for number, name in enumerate(names):
+        rows.append(
+            parts.MixtureLoss(
+                name=name,
+                role=_ROLES.get(name, "other"),
+                predicted=float(objective[number]),
+                predicted_low=float(objective[number] - fitting.NORMAL_90 * spread[number]),
+                predicted_high=float(objective[number] + fitting.NORMAL_90 * spread[number]),
+                proxy=_measured_by_proxy(done, weights[number], measured),
+                seeds_bpb=_seed_losses(job, done, name),
+            )
+        )
+    return parts.LossSection(
+        targets=_targets(done),
+        objective_weights=done.prepared.objective,
+        rows=tuple(rows),
+        proxy_size=done.proxy_size,
+    )
+
+
+def _measured_by_proxy(done: Finished, weights: FloatArray, losses: FloatArray) -> float | None:
+    """Return a mixture's loss in the sweep, if it was in the design."""
+    same = np.flatnonzero(np.abs(done.design.weights - weights).max(axis=1) < 1e-12)
+    loss = float(losses[same[0]]) if len(same) else float("nan")
+    return loss if np.isfinite(loss) else None
+
+
+def _seed_losses(job: Job, done: Finished, name: str) -> FloatArray:
+    """Return (n_seeds, n_targets) final bits per byte; NaN for a diverged seed."""
+    sets = done.prepared.objective_names
+    rows = []
+    for number in range(done.validate.n_seeds):
+        curve = judging.trajectory(job, name, number)
+        columns = [curve.targets.index(one) for one in sets]
+        whole = len(curve.n_tokens) == len(done.validate.points)
+        rows.append(curve.losses_bpb[-1, columns] if whole else np.full(len(sets), np.nan))
+    return np.stack(rows)
+
+
+def _runs(done: Finished) -> parts.RunsSection:
+    losses = measure.objective_losses(done.runs, done.prepared) @ done.prepared.objective
+    return parts.RunsSection(
+        run_ids=done.runs.run_ids,
+        kinds=done.design.kinds,
+        losses=losses,
+        diverged=done.runs.diverged,
+        size=done.proxy_size,
+        n_tokens=int(done.runs.n_tokens[0]),
+        predicted=done.optimum.predicted,
+        predicted_low=done.optimum.interval[0],
+        predicted_high=done.optimum.interval[1],
+    )
+
+
+def _trajectories(job: Job, done: Finished) -> parts.TrajectorySection:
+    series = []
+    for name in done.rivals:
+        for number in range(done.validate.n_seeds):
+            curve = judging.trajectory(job, name, number)
+            columns = [curve.targets.index(one) for one in done.prepared.objective_names]
+            losses = curve.losses_bpb[:, columns]
+            series.append(
+                parts.TrajectorySeries(
+                    mixture=name,
+                    role=_ROLES.get(name, "other"),
+                    seed=number,
+                    n_tokens=curve.n_tokens,
+                    losses_bpb=np.column_stack([losses @ done.prepared.objective, losses]),
+                )
+            )
+    return parts.TrajectorySection(columns=("objective", *_targets(done)), series=tuple(series))
+
+
+def _pool(done: Finished) -> parts.PoolSection:
+    statistics, index = done.prepared.statistics, done.index
+    return parts.PoolSection(
+        domains=statistics.domains,
+        n_documents=statistics.n_documents,
+        n_bytes=statistics.n_bytes,
+        n_tokens=statistics.n_tokens,
+        unique_tokens=done.prepared.store.unique_tokens,
+        available_tokens=statistics.available_tokens,
+        validation_documents=index.n_documents["validation"],
+        n_shards=len(index.shards),
+        rejects=tuple(sorted(index.n_rejects.items())),
+        n_dropped=int(index.n_documents["dropped"].sum()),
+    )
+
+
+def _selection(job: Job) -> parts.SelectionSection | None:
+    if not artifacts.is_done(job.folder("selection")):
+        return None
+    found = shipping.read_selection(job)
+    return parts.SelectionSection(
+        folder="selection",
+        n_shards=found.n_shards,
+        n_documents=int(found.n_documents.sum()),
+        n_copies=int(found.n_copies.sum()),
+        domains=found.domains,
+        planned_tokens=found.planned_tokens,
+        realised_tokens=found.realised_tokens,
+        epochs=found.epochs,
+    )
+
+
+def _provenance(job: Job, done: Finished) -> parts.Provenance:
+    machine = cast(dict[str, str], artifacts.read_json(job.out / "machine.json"))
+    return parts.Provenance(
+        command=f"cuvee run {done.method.lower()} CONFIG",
+        seed=done.seed,
+        config_yaml=config.dump_yaml(done.settings),
+        versions=(
+            ("python", platform.python_version()),
+            *((name, importlib.metadata.version(name)) for name in _PACKAGES),
+        ),
+        digests=tuple(
+            (stage, artifacts.digest_of(job.folder(*Path(stage).parts))) for stage in _STAGES
+        ),
+        facts=(
+            ("corpus fingerprint", done.index.fingerprint),
+            ("device", machine["device"]),
+            ("precision", machine["precision"]),
+        ),
+    )
+
+
+def as_json(job: Job, optimum: Optimum) -> dict[str, Json]:
+    """Return the outcome as JSON: mixture, prediction, verdict."""
+    worth = judging.read_equivalent(job)
+    return {
+        "mixture": dict(zip(optimum.domains, optimum.weights, strict=True)),
+        "predicted_bpb": optimum.predicted,
+        "predicted_interval_bpb": list(optimum.interval),
+        "verdict": judging.read_verdict(job).to_json(),
+        "equivalent_tokens": worth.to_json() if worth else None,
+    }

@@ -1,0 +1,84 @@
+"""One command's place of work: its folder, its guard against another config, its progress."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import yaml
+
+from cuvee import artifacts, config
+from cuvee.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+Progress: TypeAlias = Callable[[str, int, int, str], None]
+"""Called with stage, tasks done, tasks in all and a note such as the best loss so far."""
+
+_CONFIG = "config.yaml"
+
+
+def silent(stage: str, done: int, total: int, note: str) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """Where a method works and with how many hands."""
+
+    out: Path
+    """Folder of all artefacts."""
+    workers: int
+    """Worker processes; 0 works in this one."""
+    progress: Progress = silent
+
+    def folder(self, *parts: str) -> Path:
+        """Return the folder of one stage."""
+        return self.out.joinpath(*parts)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; the seconds go to timing.json in the job's folder."""
+        started = time.perf_counter()
+        logger.info("%s: started", name)
+        yield
+        seconds = time.perf_counter() - started
+        path = self.out / artifacts.TIMING
+        before = cast(dict[str, float], artifacts.read_json(path)) if path.exists() else {}
+        total = round(before.get(name, 0.0) + seconds, 3)
+        artifacts.write_json(path, {**before, name: total})
+        logger.info("%s: finished in %.1f s", name, seconds)
+
+
+def claim(out: Path, settings: object) -> None:
+    """Tie a folder to a config, or check that it is tied to this one.
+
+    Args:
+        out: The folder; made if absent.
+        settings: The resolved config.
+
+    Raises:
+        ArtifactError: The folder was made with another config; the message names the keys.
+    """
+    path = out / _CONFIG
+    text = config.dump_yaml(settings)
+    if path.exists():
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        keys = config.differing_keys(before, yaml.safe_load(text))
+        if keys:
+            raise ArtifactError(
+                f"{out} was made with another config; different keys: {', '.join(keys)}. Choose "
+                "another --out, or restore these keys."
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    strangers = sorted(one.name for one in out.iterdir() if one.name != ".lock")
+    if strangers:
+        raise ArtifactError(
+            f"{out} holds files that cuvee did not make ({', '.join(strangers[:3])}); choose an empty "
+            "or new --out."
+        )
+    artifacts.write_text(path, text)

@@ -1,0 +1,152 @@
+"""The verdict: larger models on the chosen mixture and its rivals, judged on the unseen half."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from cuvee import artifacts, config
+from cuvee.methods import measure
+from cuvee.methods.job import Job
+from cuvee.methods.pool import Prepared
+from cuvee.policy.mixture import Mixture
+from cuvee.proxy.sweep import ProxyConfig, training_spec
+from cuvee.proxy.train import TrainingSpec
+from cuvee.tables.runs import Runs, Trajectory, read_trajectory, write_runs
+from cuvee.validate.compare import ValidateConfig, Verdict, compare, named_mixtures
+from cuvee.validate.equivalent import EquivalentTokens, equivalent_tokens, objective_curves
+
+__all__ = ["judge", "named_mixtures", "read_equivalent", "read_verdict", "run_name", "trajectory"]
+
+logger = logging.getLogger(__name__)
+
+_VERDICT = "verdict.json"
+_EQUIVALENT = "equivalent_tokens.json"
+
+
+def judge(
+    job: Job,
+    settings: ValidateConfig,
+    *,
+    proxy: ProxyConfig,
+    mixtures: Mapping[str, Mixture],
+    prepared: Prepared,
+    target_tokens: int,
+    seed: int,
+) -> None:
+    """Train every mixture with every seed and compare; finished runs are not made again.
+
+    Args:
+        job: Where and with how many workers.
+        settings: Size, tokens and seeds.
+        proxy: Context, batch and schedule, shared with the sweep.
+        mixtures: By name; ``chosen`` and ``natural`` among them.
+        prepared: The pool and the targets.
+        target_tokens: Token budget of the real run.
+        seed: The command's seed.
+    """
+    folder = job.folder("verdict")
+    if artifacts.is_done(folder):
+        return
+    specs = _specs(job, settings, proxy, mixtures, prepared, target_tokens=target_tokens, seed=seed)
+    runs = measure.measure(job, "validate", specs, job.folder("validation"), prepared)
+    losses = measure.objective_losses(runs, prepared)
+    tables = {
+        name: np.stack(
+            [losses[runs.run_ids.index(run_name(name, k))] for k in range(settings.n_seeds)]
+        )
+        for name in mixtures
+    }
+    targets = tuple(name.split("/", 1)[1] for name in prepared.objective_names)
+    verdict = compare(
+        tables, targets, prepared.objective, chosen="chosen", confidence=settings.confidence
+    )
+    worth = _worth(job, settings, runs, prepared)
+    with artifacts.writing(
+        folder,
+        stage="validate",
+        settings=config.dump(settings),
+        seed=seed,
+        inputs={name: artifacts.digest_of(job.folder("validation", name)) for name in specs},
+    ) as aside:
+        artifacts.write_json(aside / _VERDICT, verdict.to_json())
+        artifacts.write_json(aside / _EQUIVALENT, worth.to_json() if worth else None)
+        write_runs(aside / "runs.parquet", runs)
+
+
+def run_name(mixture: str, number: int) -> str:
+    """Name one validation run."""
+    return f"{mixture}-seed{number}"
+
+
+def trajectory(job: Job, mixture: str, number: int) -> Trajectory:
+    """Read the trajectory of one validation run."""
+    return read_trajectory(
+        job.folder("validation", run_name(mixture, number)) / "trajectory.parquet"
+    )
+
+
+def read_verdict(job: Job) -> Verdict:
+    """Read the finished verdict."""
+    folder = artifacts.require(job.folder("verdict"), made_by="cuvee validate")
+    data = artifacts.read_json(folder / _VERDICT)
+    assert isinstance(data, dict), "verdict.json is an object"
+    return Verdict.from_json(data)
+
+
+def read_equivalent(job: Job) -> EquivalentTokens | None:
+    """Read what natural tokens the chosen mixture's training is worth; None if a run diverged."""
+    folder = artifacts.require(job.folder("verdict"), made_by="cuvee validate")
+    data = artifacts.read_json(folder / _EQUIVALENT)
+    return EquivalentTokens.from_json(data) if isinstance(data, dict) else None
+
+
+def _specs(
+    job: Job,
+    settings: ValidateConfig,
+    proxy: ProxyConfig,
+    mixtures: Mapping[str, Mixture],
+    prepared: Prepared,
+    *,
+    target_tokens: int,
+    seed: int,
+) -> dict[str, TrainingSpec]:
+    larger = replace(
+        proxy,
+        size=settings.size,
+        n_tokens=settings.n_tokens,
+        points=settings.points,
+        learning_rate=settings.learning_rate,
+    )
+    inputs = measure.sweep_inputs(job, prepared, larger, target_tokens=target_tokens)
+    rate = measure.learning_rate(job, prepared, larger, inputs, seed=seed)
+    return {
+        run_name(name, number): training_spec(
+            larger,
+            inputs,
+            mixture,
+            seed=seed,
+            run_seed=run_seed,
+            learning_rate=rate,
+            half="verdict",
+        )
+        for number, run_seed in enumerate(measure.seeds_of(seed, settings.n_seeds))
+        for name, mixture in mixtures.items()
+    }
+
+
+def _worth(
+    job: Job, settings: ValidateConfig, runs: Runs, prepared: Prepared
+) -> EquivalentTokens | None:
+    """Find the tokens natural would need to reach the chosen mixture's loss."""
+    names = [run_name(m, k) for m in ("chosen", "natural") for k in range(settings.n_seeds)]
+    if any(runs.diverged[runs.run_ids.index(name)] for name in names):
+        return None
+    objective = prepared.objective_names, prepared.objective
+    seeds = range(settings.n_seeds)
+    natural = [trajectory(job, "natural", k) for k in seeds]
+    chosen = [trajectory(job, "chosen", k) for k in seeds]
+    n_tokens, losses = objective_curves(natural, *objective)
+    _, reached = objective_curves(chosen, *objective)
+    return equivalent_tokens(n_tokens, losses, reached[:, -1], confidence=settings.confidence)

@@ -1,0 +1,166 @@
+"""Measure mixtures by training on them: learning rate first, then every run of a sweep."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+
+from cuvee import artifacts, config
+from cuvee.arrays import FloatArray
+from cuvee.executors import Task, run_tasks
+from cuvee.methods.job import Job
+from cuvee.methods.pool import Prepared
+from cuvee.policy.mixture import Mixture
+from cuvee.proxy.machine import choose_device, choose_precision
+from cuvee.proxy.sweep import (
+    ProxyConfig,
+    SweepInputs,
+    calibration_specs,
+    choose_rate,
+    collect,
+    read_result,
+    train_all,
+    training_spec,
+)
+from cuvee.proxy.train import TrainingSpec
+from cuvee.randomness import integer_seed, stream
+from cuvee.tables.runs import Runs, read_trajectory, write_runs
+
+logger = logging.getLogger(__name__)
+
+_MACHINE = "machine.json"
+
+
+def sweep_inputs(
+    job: Job, prepared: Prepared, proxy: ProxyConfig, *, target_tokens: int
+) -> SweepInputs:
+    """Gather what all runs share; device and precision are decided once and recorded."""
+    path = job.out / _MACHINE
+    if not path.exists():
+        device = choose_device(proxy.device)
+        artifacts.write_json(
+            path, {"device": device, "precision": choose_precision(proxy.precision, device)}
+        )
+    machine = cast(dict[str, str], artifacts.read_json(path))
+    return SweepInputs(
+        pool=job.folder("tokens"),
+        targets=job.folder("targets", "tokens") if prepared.targets else None,
+        statistics=prepared.statistics,
+        target_tokens=target_tokens,
+        precision=cast(Literal["float32", "bfloat16"], machine["precision"]),
+        device=machine["device"],
+    )
+
+
+def learning_rate(
+    job: Job, prepared: Prepared, proxy: ProxyConfig, inputs: SweepInputs, *, seed: int
+) -> float:
+    """Return the learning rate of a size: from the config, or calibrated on the natural mixture.
+
+    The calibration's runs stay below ``calibration/<size>``; the choice is a function of their
+    losses alone, so it is the same on every resumption.
+    """
+    if proxy.learning_rate is not None:
+        return proxy.learning_rate
+    natural = Mixture.flat(prepared.statistics.domains, prepared.statistics.natural)
+    run_seed = integer_seed(stream(seed, "calibration", proxy.size))
+    spec = training_spec(
+        proxy, inputs, natural, seed=seed, run_seed=run_seed, learning_rate=1.0
+    )
+    specs = calibration_specs(spec, proxy)
+    folder = job.folder("calibration", proxy.size)
+    _train(job, f"calibrate {proxy.size}", specs, folder, prepared)
+    rate, runs = choose_rate(specs, folder)
+    artifacts.write_json(
+        folder / "calibration.json",
+        {
+            "size": proxy.size,
+            "learning_rate": rate,
+            "rates": [one.learning_rate for one in specs.values()],
+            "mean_bpb": [
+                None if diverged else float(losses.mean())
+                for losses, diverged in zip(runs.losses_bpb, runs.diverged, strict=True)
+            ],
+        },
+    )
+    logger.info("learning rate of %s: %g", proxy.size, rate)
+    return rate
+
+
+def measure(
+    job: Job, stage: str, specs: Mapping[str, TrainingSpec], folder: Path, prepared: Prepared
+) -> Runs:
+    """Train every run of a sweep and gather its losses."""
+    _train(job, stage, specs, folder, prepared)
+    runs = collect(tuple(specs), folder)
+    if runs.diverged.any():
+        names = [name for name, bad in zip(runs.run_ids, runs.diverged, strict=True) if bad]
+        logger.warning(
+            "%d of %d runs diverged and are left out of every fit: %s",
+            len(names),
+            len(runs.run_ids),
+            ", ".join(names),
+        )
+    return runs
+
+
+def write_measured(job: Job, runs: Runs, *, seed: int, sweep: Path) -> None:
+    """Write the table of runs as an artefact."""
+    folder = job.folder("runs")
+    if artifacts.is_done(folder):
+        return
+    inputs = {run_id: artifacts.digest_of(sweep / run_id) for run_id in runs.run_ids}
+    with artifacts.writing(folder, stage="train", settings={}, seed=seed, inputs=inputs) as aside:
+        write_runs(aside / "runs.parquet", runs)
+
+
+def objective_losses(runs: Runs, prepared: Prepared) -> FloatArray:
+    """Return the (n_runs, n_targets) bits per byte of the objective's evaluation sets."""
+    return np.column_stack([runs.column(name) for name in prepared.objective_names])
+
+
+def speed(
+    spec: TrainingSpec, vocabulary_size: int, folder: Path, *, workers: int
+) -> float:
+    """Measure tokens per second of one worker while `workers` of them run side by side."""
+    plain = {"run": config.dump(spec), "vocabulary_size": vocabulary_size}
+    tasks = [
+        Task(function="cuvee.proxy.machine:measure_speed", spec=plain, folder=folder / str(number))
+        for number in range(max(1, workers))
+    ]
+    rates = []
+    for task in run_tasks(tasks, workers=workers):
+        timing = cast(dict[str, float], artifacts.read_json(task.folder / artifacts.TIMING))
+        rates.append(timing["tokens_per_second"])
+    return float(np.mean(rates))
+
+
+def _train(
+    job: Job, stage: str, specs: Mapping[str, TrainingSpec], folder: Path, prepared: Prepared
+) -> None:
+    done: list[float] = []
+    job.progress(stage, 0, len(specs), "")
+
+    def advance(run_id: str) -> None:
+        done.append(_objective_of(folder / run_id, prepared))
+        best = min(done)
+        note = f"best {best:.4f} bits per byte" if math.isfinite(best) else ""
+        job.progress(stage, len(done), len(specs), note)
+
+    train_all(specs, folder, workers=job.workers, on_done=advance)
+
+
+def _objective_of(folder: Path, prepared: Prepared) -> float:
+    trajectory = read_trajectory(folder / "trajectory.parquet")
+    if read_result(folder)["diverged"] or len(trajectory.n_tokens) == 0:
+        return math.inf
+    columns = [trajectory.targets.index(name) for name in prepared.objective_names]
+    return float(trajectory.losses_bpb[-1, columns] @ prepared.objective)
+
+
+def seeds_of(seed: int, n_seeds: int) -> Sequence[int]:
+    """Return the run seeds of paired validation runs."""
+    return [integer_seed(stream(seed, "validation", number)) for number in range(n_seeds)]

@@ -1,0 +1,162 @@
+"""What a run will cost, before it is begun: tokens, FLOPs and a time measured on this machine."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from cuvee import artifacts, config
+from cuvee.artifacts import Json
+from cuvee.methods import measure
+from cuvee.methods.job import Job
+from cuvee.methods.pool import Prepared, open_prepared
+from cuvee.methods.regmix import RegMixConfig
+from cuvee.policy.mixture import Mixture
+from cuvee.proxy.machine import (
+    choose_device,
+    choose_precision,
+    evaluation_tokens,
+)
+from cuvee.proxy.sizes import model_size
+from cuvee.proxy.sweep import ProxyConfig, SweepInputs, training_spec
+from cuvee.proxy.train import TrainingSpec
+
+_ASSUMED_DOMAINS = 16
+_ASSUMED_TARGETS = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    name: str
+    n_runs: float
+    proxy: ProxyConfig
+
+
+def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
+    """Plan the training of a run and time it on this machine.
+
+    Args:
+        settings: The config.
+        job: Its folder is read where it is labelled already, and never written to.
+
+    Returns:
+        ``parts``: runs, tokens, FLOPs and seconds of calibrations, sweep and validation; ``total``;
+        ``assumed`` in words; the resolved ``config``.
+    """
+    labelled = artifacts.is_done(job.folder("tokens"))
+    prepared = open_prepared(job, settings.pool, settings.targets) if labelled else None
+    n_domains = len(prepared.store.domains) if prepared else _ASSUMED_DOMAINS
+    n_targets = len(prepared.targets.domains) if prepared and prepared.targets else 0
+    if prepared is None and settings.targets is not None:
+        n_targets = _ASSUMED_TARGETS
+    vocabulary_size = _vocabulary_size(settings, prepared)
+    parts = [
+        _cost(part, vocabulary_size, n_domains=n_domains, n_targets=n_targets, workers=job.workers)
+        for part in _parts(settings)
+    ]
+    assumed = (
+        f"{n_domains} domains and {n_targets} targets as labelled"
+        if labelled
+        else f"{n_domains} domains, {n_targets} targets (not labelled yet)"
+    )
+    keys = ("n_runs", "n_tokens", "flops", "seconds")
+    total: dict[str, Json] = {key: sum(cast(float, part[key]) for part in parts) for key in keys}
+    return {
+        "parts": parts,
+        "total": total,
+        "workers": job.workers,
+        "assumed": assumed,
+        "config": config.dump(settings),
+    }
+
+
+def describe(plan: Mapping[str, Json]) -> str:
+    """Write a plan as a table for people, the resolved config below it."""
+    lines = [f"{'':<22}{'runs':>7}{'tokens':>12}{'FLOPs':>10}{'time':>11}"]
+    total = {**cast(dict[str, Json], plan["total"]), "name": "total"}
+    for part in [*cast(list[dict[str, Json]], plan["parts"]), total]:
+        lines.append(
+            f"{part['name']!s:<22}{cast(float, part['n_runs']):>7.0f}"
+            f"{cast(float, part['n_tokens']):>12,.3g}{cast(float, part['flops']):>10.2g}"
+            f"{_duration(cast(float, part['seconds'])):>11}"
+        )
+    lines.append(
+        f"timed on this machine with {plan['workers']} workers; {plan['assumed']}; measurements included"
+    )
+    return "\n".join([*lines, "", config.to_yaml(plan["config"])])
+
+
+def _parts(settings: RegMixConfig) -> list[_Part]:
+    proxy, judged = settings.proxy, settings.validate
+    larger = replace(
+        proxy,
+        size=judged.size,
+        n_tokens=judged.n_tokens,
+        points=judged.points,
+        learning_rate=judged.learning_rate,
+    )
+    n_mixtures = 4 + len(judged.mixtures)
+    parts = [
+        _Part(name=f"sweep {proxy.size}", n_runs=settings.design.n_runs, proxy=proxy),
+        _Part(name=f"validate {judged.size}", n_runs=n_mixtures * judged.n_seeds, proxy=larger),
+    ]
+    calibrations = [
+        _Part(
+            name=f"calibrate {one.size}",
+            n_runs=len(one.calibration_rates),
+            proxy=replace(
+                one,
+                n_tokens=max(one.batch_tokens, int(one.n_tokens * one.calibration_share)),
+                points=(1.0,),
+            ),
+        )
+        for one in (proxy, larger)
+        if one.learning_rate is None
+    ]
+    return [*calibrations, *parts]
+
+
+def _cost(
+    part: _Part, vocabulary_size: int, *, n_domains: int, n_targets: int, workers: int
+) -> dict[str, Json]:
+    spec = _spec(part.proxy)
+    n_tokens = spec.n_sequences * spec.context
+    with tempfile.TemporaryDirectory() as folder:
+        rate = measure.speed(spec, vocabulary_size, Path(folder), workers=workers)
+    measured = evaluation_tokens(spec, n_targets=n_targets, n_domains=n_domains)
+    rounds = -(-part.n_runs // max(1, workers))
+    flops = model_size(spec.size).flops_per_token(vocabulary_size, spec.context)
+    return {
+        "name": part.name,
+        "n_runs": part.n_runs,
+        "n_tokens": part.n_runs * n_tokens,
+        "flops": part.n_runs * n_tokens * flops,
+        "seconds": round(rounds * (n_tokens + measured) / rate, 1),
+        "tokens_per_second": round(rate, 1),
+    }
+
+
+def _spec(proxy: ProxyConfig) -> TrainingSpec:
+    """Describe a run of the right shape; what it would be trained on does not matter here."""
+    device = choose_device(proxy.device)
+    inputs = SweepInputs(
+        pool=Path(),
+        targets=None,
+        statistics=None,
+        target_tokens=0,
+        precision=choose_precision(proxy.precision, device),
+        device=device,
+    )
+    mixture = Mixture.flat(("any",), (1.0,))
+    return training_spec(proxy, inputs, mixture, seed=0, run_seed=0, learning_rate=1e-3)
+
+
+def _vocabulary_size(settings: RegMixConfig, prepared: Prepared | None) -> int:
+    return prepared.store.vocabulary_size if prepared else settings.tokens.vocabulary_size
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,187 @@
+"""From documents to token stores: the pool and the target sets, shared by all methods."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, cast
+
+import numpy as np
+
+from cuvee import artifacts
+from cuvee.arrays import FloatArray
+from cuvee.corpus.read import PoolConfig
+from cuvee.corpus.scan import read_index, scan_pool, scan_targets
+from cuvee.corpus.store import TokenStore
+from cuvee.corpus.tokens import TokensConfig, make_tokenizer, tokenise_pool
+from cuvee.errors import ConfigError, DataError
+from cuvee.methods.job import Job
+from cuvee.tables.statistics import PoolStatistics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetsConfig:
+    """Texts the model is to be good at: their loss is the objective."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    sets: Mapping[str, PoolConfig]
+    """Target sets by name; each is read like a pool, all its documents belonging to the target."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weight of each target in the objective; empty weighs all the same."""
+    own_domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Domains of the pool that are of a target's own kind; a target left out gets the nearest one."""
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise ConfigError("sets is empty; name at least one target, or leave targets out.")
+        for key, names in (("weights", self.weights), ("own_domains", self.own_domains)):
+            unknown = sorted(set(names) - set(self.sets))
+            if unknown:
+                raise ConfigError(
+                    f"{key} names {unknown[0]!r}, which is not a target; targets are "
+                    f"{', '.join(sorted(self.sets))}."
+                )
+        for name, weight in self.weights.items():
+            if not weight >= 0:
+                raise ConfigError(f"weight of target {name!r} is {weight}; it must be at least 0.")
+        if self.weights and not sum(self.weights.values()) > 0:
+            raise ConfigError("weights are all 0; give at least one target a weight.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """The pool and the targets, labelled and tokenised."""
+
+    store: TokenStore
+    targets: TokenStore | None
+    statistics: PoolStatistics
+    own_domains: Mapping[str, tuple[str, ...]]
+    """By objective name (`objective_names`), the domains of its own kind."""
+    objective: FloatArray
+    """(n_targets,) weights of `objective_names`; sum to 1."""
+
+    @property
+    def objective_names(self) -> tuple[str, ...]:
+        """Names of the evaluation sets the objective is made of."""
+        if self.targets is None:
+            return tuple(f"domain/{name}" for name in self.store.domains)
+        return tuple(f"target/{name}" for name in self.targets.domains)
+
+
+def prepare(
+    job: Job,
+    pool: PoolConfig,
+    targets: TargetsConfig | None,
+    tokens: TokensConfig,
+    *,
+    seed: int,
+) -> Prepared:
+    """Read, split, index and tokenise pool and targets; finished parts are not made again.
+
+    Args:
+        job: Where and with how many workers.
+        pool: The pool's config.
+        targets: The target sets; None takes the domains' own validation text as objective.
+        tokens: Tokenizer settings.
+        seed: The run's seed.
+
+    Returns:
+        The opened stores.
+    """
+    with job.stage("label"):
+        index = scan_pool(
+            pool, job.out, seed=seed, workers=job.workers, on_progress=_bar(job, "label pool")
+        )
+        if targets is not None:
+            target_index = scan_targets(
+                targets.sets,
+                job.out,
+                seed=seed,
+                workers=job.workers,
+                on_progress=_bar(job, "label targets"),
+            )
+    with job.stage("tokens"):
+        tokenizer = make_tokenizer(tokens, index, job.out, seed=seed)
+        tokenise_pool(
+            index,
+            job.out,
+            tokenizer=tokenizer,
+            workers=job.workers,
+            on_progress=_bar(job, "tokenise pool"),
+        )
+        if targets is not None:
+            tokenise_pool(
+                target_index,
+                job.folder("targets"),
+                tokenizer=tokenizer,
+                workers=job.workers,
+                on_progress=_bar(job, "tokenise targets"),
+            )
+    return open_prepared(job, pool, targets)
+
+
+def open_prepared(job: Job, pool: PoolConfig, targets: TargetsConfig | None) -> Prepared:
+    """Open what `prepare` has made.
+
+    Raises:
+        ArtifactError: It is not finished.
+        DataError: A name in the config is not a domain or a target.
+    """
+    store = TokenStore.open(job.folder("tokens"))
+    target_store = TokenStore.open(job.folder("targets", "tokens")) if targets else None
+    names = target_store.domains if target_store else store.domains
+    return Prepared(
+        store=store,
+        targets=target_store,
+        statistics=store.statistics(pool.available_tokens),
+        own_domains=_own_domains(job, store, targets, names),
+        objective=_objective(targets, names),
+    )
+
+
+def _bar(job: Job, stage: str) -> Callable[[int, int], None]:
+    return lambda done, total: job.progress(stage, done, total, "")
+
+
+def _objective(targets: TargetsConfig | None, names: tuple[str, ...]) -> FloatArray:
+    given = dict(targets.weights) if targets else {}
+    weights = np.array([given.get(name, 0.0 if given else 1.0) for name in names])
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def _own_domains(
+    job: Job, store: TokenStore, targets: TargetsConfig | None, names: tuple[str, ...]
+) -> dict[str, tuple[str, ...]]:
+    """Take own domains from the config, else the domain with the nearest descriptor."""
+    if targets is None:
+        return {f"domain/{name}": (name,) for name in names}
+    nearest = _nearest_domains(job, names)
+    own = {}
+    for name in names:
+        given = tuple(targets.own_domains.get(name, ()))
+        missing = sorted(set(given) - set(store.domains))
+        if missing:
+            raise DataError(
+                f"targets.own_domains.{name} names {missing[0]!r}, which is not a domain of the pool; "
+                f"domains are {', '.join(store.domains)}."
+            )
+        own[f"target/{name}"] = given or (nearest[name],)
+    return own
+
+
+def _nearest_domains(job: Job, targets: tuple[str, ...]) -> dict[str, str]:
+    """Name the domain with the largest cosine of mean hashed n-grams to each target."""
+    domains, rows = _descriptors(read_index(job.out).folder)
+    names, columns = _descriptors(read_index(job.out, "targets").folder)
+    cosine = dict(zip(names, columns @ rows.T, strict=True))
+    return {name: domains[int(np.argmax(cosine[name]))] for name in targets}
+
+
+def _descriptors(index: Path) -> tuple[list[str], FloatArray]:
+    data = cast(dict[str, dict[str, list[float]]], artifacts.read_json(index / "descriptors.json"))
+    vectors = np.array([one["mean_ngrams"] for one in data.values()], dtype=np.float64)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return list(data), vectors / np.maximum(lengths, np.finfo(np.float64).tiny)

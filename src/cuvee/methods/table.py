@@ -1,0 +1,55 @@
+"""The methods by name: the one table from which command-line choices come."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cuvee.artifacts import Json
+from cuvee.errors import ConfigError
+from cuvee.methods import planning, regmix
+from cuvee.methods.job import Job
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """What the command line needs of a method."""
+
+    load: Callable[[Path, tuple[str, ...]], Any]
+    """Read a config file with overrides."""
+    run: Callable[[Any, Job], None]
+    """Run the whole chain."""
+    steps: Mapping[str, Callable[[Any, Job], None]]
+    """The arrows by verb."""
+    dry_run: Callable[[Any, Job], dict[str, Json]]
+    """Plan and cost."""
+    describe_plan: Callable[[dict[str, Json]], str]
+    summary: Callable[[Any, Job], dict[str, Json]]
+    """The result as JSON."""
+    describe: Callable[[Any, Job], str]
+    """The result for people."""
+
+
+METHODS: Mapping[str, Method] = {
+    "regmix": Method(
+        load=regmix.load_config,
+        run=regmix.run,
+        steps=regmix.STEPS,
+        dry_run=planning.dry_run,
+        describe_plan=planning.describe,
+        summary=regmix.summary,
+        describe=regmix.describe,
+    ),
+}
+
+
+def method_named(name: str) -> Method:
+    """Look up a method.
+
+    Raises:
+        ConfigError: No such method.
+    """
+    try:
+        return METHODS[name]
+    except KeyError:
+        raise ConfigError(f"method {name!r} is unknown; allowed: {', '.join(METHODS)}.") from None

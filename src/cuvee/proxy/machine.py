@@ -1,0 +1,113 @@
+"""What this machine offers a proxy: device, precision and measured speed."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+
+from cuvee import artifacts, config
+from cuvee.artifacts import Json
+from cuvee.proxy.model import ProxyModel
+from cuvee.proxy.sizes import model_size
+from cuvee.proxy.train import TrainingSpec
+
+_WARM_STEPS = 2
+_TIMED_STEPS = 4
+
+
+def choose_device(device: str) -> str:
+    """Return the torch device that "auto" stands for here."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_precision(
+    precision: Literal["auto", "float32", "bfloat16"], device: str
+) -> Literal["float32", "bfloat16"]:
+    """Return the precision that "auto" stands for on a device.
+
+    On a processor bfloat16 is taken only where it has instructions for it (AVX512-BF16 or AMX):
+    elsewhere it is emulated, five times slower than float32.
+    """
+    if precision != "auto":
+        return precision
+    if torch.device(device).type == "cuda":
+        return "bfloat16"
+    capability = torch.backends.cpu.get_cpu_capability()
+    native = capability != "DEFAULT" and _has_bfloat16_instructions()
+    return "bfloat16" if native else "float32"
+
+
+def tokens_per_second(spec: TrainingSpec, vocabulary_size: int) -> float:
+    """Time a few training steps of a spec's model on random tokens.
+
+    Returns:
+        Tokens a second of one worker, forward, backward and update.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (spec.batch_sequences, spec.context)
+    model = ProxyModel(
+        model_size(spec.size),
+        vocabulary_size=vocabulary_size,
+        context=spec.context,
+        generator=generator,
+    ).to(spec.device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    tokens = torch.randint(vocabulary_size, shape, generator=generator).to(spec.device)
+    segments = torch.zeros(shape, dtype=torch.int64, device=spec.device)
+    seconds = []
+    for _ in range(_WARM_STEPS + _TIMED_STEPS):
+        started = time.perf_counter()
+        with torch.autocast(
+            torch.device(spec.device).type,
+            dtype=torch.bfloat16,
+            enabled=spec.precision == "bfloat16",
+        ):
+            loss = model.loss(tokens, segments, tokens)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=False)
+        float(loss.detach())
+        seconds.append(time.perf_counter() - started)
+    median = sorted(seconds[_WARM_STEPS:])[_TIMED_STEPS // 2]
+    return tokens.numel() / median
+
+
+def measure_speed(spec: Mapping[str, Json], folder: Path) -> None:
+    """Time a run's model (a task): tokens_per_second goes to timing.json.
+
+    Args:
+        spec: ``run``, a `TrainingSpec` as JSON, and ``vocabulary_size``.
+        folder: Receives timing.json.
+    """
+    run = config.parse(TrainingSpec, cast(Mapping[str, Json], spec["run"]))
+    with artifacts.writing(folder, stage="dry-run", settings={}, seed=run.seed, inputs={}) as aside:
+        rate = tokens_per_second(run, cast(int, spec["vocabulary_size"]))
+        artifacts.write_json(aside / artifacts.TIMING, {"tokens_per_second": round(rate, 1)})
+
+
+def evaluation_tokens(spec: TrainingSpec, *, n_targets: int, n_domains: int) -> float:
+    """Return the cost of a run's measurements in training tokens.
+
+    A forward pass costs a third of a training step.
+    """
+    each = n_targets * spec.evaluation_tokens + n_domains * spec.domain_evaluation_tokens
+    return len(spec.points) * each / 3
+
+
+def sweep_flops(specs: Mapping[str, TrainingSpec], vocabulary_size: int) -> int:
+    """Count the floating-point operations of all training steps of a sweep."""
+    return sum(
+        model_size(spec.size).flops_per_token(vocabulary_size, spec.context)
+        * spec.n_sequences
+        * spec.context
+        for spec in specs.values()
+    )
+
+
+def _has_bfloat16_instructions() -> bool:
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(check()) if check is not None else False

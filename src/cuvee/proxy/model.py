@@ -1,0 +1,148 @@
+"""A compact decoder-only language model.
+
+- pre-norm blocks with RMSNorm (learnt gain), rotary positions, SwiGLU, no biases
+- untied embedding and head; the projections that write to the residual stream start at zero
+- a token attends to earlier tokens of its own segment only, so documents that share a sequence do
+  not see each other
+- the head's loss never holds a table of tokens by vocabulary (`losses.head_loss`)
+
+Shapes in comments: B sequences, T tokens, C width, H heads, K head width, F hidden, V vocabulary.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cuvee.proxy.losses import head_loss, token_losses
+from cuvee.proxy.sizes import ModelSize
+
+_ROPE_BASE = 10_000.0
+_EPSILON = 1e-6
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each on its normalised input, each added to the residual stream."""
+
+    def __init__(self, size: ModelSize) -> None:
+        super().__init__()
+        width, hidden = size.width, size.hidden
+        self.n_heads = size.n_heads
+        self.attention_gain = nn.Parameter(torch.ones(width))
+        self.query_key_value = nn.Parameter(torch.empty(3 * width, width))
+        self.attention_out = nn.Parameter(torch.zeros(width, width))
+        self.feed_gain = nn.Parameter(torch.ones(width))
+        self.gate_up = nn.Parameter(torch.empty(2 * hidden, width))
+        self.down = nn.Parameter(torch.zeros(width, hidden))
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        b, t, c = x.shape
+        normed = F.rms_norm(x, (c,), self.attention_gain, _EPSILON)
+        qkv = F.linear(normed, self.query_key_value).view(b, t, 3, self.n_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
+        attended = F.scaled_dot_product_attention(
+            _rotate(q, rotation), _rotate(k, rotation), v, attn_mask=mask
+        )
+        x = x + F.linear(attended.transpose(1, 2).reshape(b, t, c), self.attention_out)
+        normed = F.rms_norm(x, (c,), self.feed_gain, _EPSILON)
+        gate, up = F.linear(normed, self.gate_up).chunk(2, dim=-1)  # (B, T, F)
+        return x + F.linear(F.silu(gate) * up, self.down)
+
+
+class ProxyModel(nn.Module):
+    """The decoder whose validation losses are measured."""
+
+    def __init__(
+        self, size: ModelSize, *, vocabulary_size: int, context: int, generator: torch.Generator
+    ) -> None:
+        """Initialise the weights.
+
+        Args:
+            size: Dimensions.
+            vocabulary_size: Number of token ids.
+            context: Longest sequence, in tokens.
+            generator: Source of the initial weights.
+        """
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(vocabulary_size, size.width))
+        self.blocks = nn.ModuleList(Block(size) for _ in range(size.n_layers))
+        self.final_gain = nn.Parameter(torch.ones(size.width))
+        self.head = nn.Parameter(torch.empty(vocabulary_size, size.width))
+        cos, sin = _rotation_tables(context, size.width // size.n_heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self._initialise(generator)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        width = self.embedding.shape[1]
+        with torch.no_grad():
+            self.embedding.normal_(0.0, 0.02, generator=generator)
+            for module in self.blocks:
+                block = cast(Block, module)
+                block.query_key_value.normal_(0.0, width**-0.5, generator=generator)
+                block.gate_up.normal_(0.0, width**-0.5, generator=generator)
+            self.head.normal_(0.0, 0.02, generator=generator)
+
+    def hidden(self, tokens: Tensor, segments: Tensor) -> Tensor:
+        """Compute the last hidden states.
+
+        Args:
+            tokens: (B, T) input ids, int64.
+            segments: (B, T) number of the document window each token belongs to.
+
+        Returns:
+            (B * T, C), normalised.
+        """
+        x = F.embedding(tokens, self.embedding)
+        length = tokens.shape[1]
+        mask = _segment_mask(segments).to(x.dtype)
+        cos, sin = cast(Tensor, self.cos), cast(Tensor, self.sin)
+        for block in self.blocks:
+            x = block(x, (cos[:length], sin[:length]), mask)
+        return F.rms_norm(x, (x.shape[-1],), self.final_gain, _EPSILON).flatten(0, 1)
+
+    def loss(self, tokens: Tensor, segments: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss in nats per token.
+
+        Args:
+            tokens: (B, T) input ids.
+            segments: (B, T) window numbers.
+            targets: (B, T) ids to be predicted.
+        """
+        hidden = self.hidden(tokens, segments)
+        return head_loss(hidden, self.head.to(hidden.dtype), targets.flatten())
+
+    def token_losses(self, tokens: Tensor, segments: Tensor, targets: Tensor) -> Tensor:
+        """Return (B, T) losses in nats, without gradients."""
+        hidden = self.hidden(tokens, segments)
+        losses = token_losses(hidden, self.head.to(hidden.dtype), targets.flatten())
+        return losses.view_as(targets)
+
+
+def _segment_mask(segments: Tensor) -> Tensor:
+    """Return (B, 1, T, T): 0 where a token may look, minus infinity elsewhere."""
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    allowed = (segments[:, :, None] == segments[:, None, :]) & causal
+    mask = torch.zeros(allowed.shape, device=segments.device)
+    return mask.masked_fill_(~allowed, float("-inf"))[:, None]
+
+
+def _rotation_tables(context: int, head_width: int) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of (T, K); the angle of pair i at position p is p / base^(2i/K).
+
+    The sign of the rotation is folded into the first half of sin.
+    """
+    exponents = torch.arange(0, head_width, 2, dtype=torch.float64) / head_width
+    angles = torch.outer(torch.arange(context, dtype=torch.float64), _ROPE_BASE**-exponents)
+    cos, sin = angles.cos().float(), angles.sin().float()
+    return torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)
+
+
+def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    swapped = torch.cat([second, first], dim=-1)
+    return (x * cos.to(x.dtype) + swapped * sin.to(x.dtype)).contiguous()

@@ -1,0 +1,6 @@
+"""Find the best mixture that a predictor knows of and the constraints allow."""
+
+from cuvee.search.constraints import Constraints
+from cuvee.search.simulate import SearchConfig, minimise
+
+__all__ = ["Constraints", "SearchConfig", "minimise"]

@@ -1,0 +1,1 @@
+"""Write the chosen mixture's documents for a trainer to read."""

@@ -1,0 +1,71 @@
+"""What a predictor of losses can do: the seam between fitting and searching."""
+
+from collections.abc import Mapping
+from typing import Protocol, Self
+
+import numpy as np
+
+from cuvee.arrays import FloatArray
+from cuvee.artifacts import Json
+
+
+class Predictor(Protocol):
+    """A model of losses as a function of mixture weights, one function a target.
+
+    Settings go to the constructor by keyword; what is learnt stands in attributes ending in
+    ``_``. Domains and targets are columns here; `NamedPredictions` knows their names.
+    """
+
+    converged_: bool
+    """False where the fit stopped before it was done; a warning has then been given."""
+
+    def fit(self, weights: FloatArray, losses: FloatArray, *, rng: np.random.Generator) -> Self:
+        """Learn from measured runs.
+
+        Args:
+            weights: (n_runs, n_domains) token shares; rows sum to 1.
+            losses: (n_runs, n_targets) finite.
+            rng: Source of folds, starts and samples.
+
+        Returns:
+            The same object, fitted.
+        """
+        ...
+
+    def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predict the losses of mixtures.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+
+        Returns:
+            Mean and standard deviation, both (n_rows, n_targets), in the unit of the fitted losses.
+        """
+        ...
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the settings and all that was learnt, as plain JSON."""
+        ...
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Json]) -> Self:
+        """Make a fitted model from the answer of `to_json`."""
+        ...
+
+
+class NamedPredictions(Protocol):
+    """A fitted model with the names of its columns: all that a search needs."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the columns of ``weights``."""
+        ...
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the columns of the predictions."""
+        ...
+
+    def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predict the losses of mixtures, as `Predictor.predict` does."""
+        ...

@@ -1,0 +1,1 @@
+"""Judge the chosen mixture against its baselines on the targets' verdict half."""

@@ -1,0 +1,153 @@
+"""Folders that appear complete or not at all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cuvee import artifacts
+from cuvee.errors import ArtifactError
+
+
+def make(folder: Path, text: str = "x", **changes: object) -> None:
+    """Write one small artefact."""
+    settings: dict[str, object] = {"stage": "test", "settings": {"a": 1}, "seed": 1, "inputs": {}}
+    with artifacts.writing(folder, **{**settings, **changes}) as aside:  # type: ignore[arg-type]
+        (aside / "data.txt").write_text(text, encoding="utf-8")
+
+
+def interrupted(folder: Path, error: type[BaseException]) -> None:
+    """Start an artefact and fail half-way."""
+    with artifacts.writing(folder, stage="test", settings={}, seed=1, inputs={}) as aside:
+        (aside / "half.txt").write_text("half", encoding="utf-8")
+        raise error
+
+
+def test_a_folder_appears_complete(tmp_path: Path) -> None:
+    """The finished folder holds the files, a manifest and the done mark."""
+    make(tmp_path / "a")
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert names == {"data.txt", artifacts.MANIFEST, artifacts.DONE}
+    assert artifacts.is_done(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_nothing_bears_the_name_while_it_is_written(tmp_path: Path) -> None:
+    """Until the block ends there is only the folder aside."""
+    with artifacts.writing(tmp_path / "a", stage="t", settings={}, seed=1, inputs={}) as aside:
+        assert not (tmp_path / "a").exists()
+        assert aside.is_dir()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    """Whatever stops the block, no half-written folder stays."""
+    with pytest.raises(error):
+        interrupted(tmp_path / "a", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_remains_of_a_killed_job_are_removed(tmp_path: Path) -> None:
+    """A folder aside left by kill -9 does not leak into the next artefact."""
+    (tmp_path / "a.partial").mkdir()
+    (tmp_path / "a.partial" / "stale.txt").write_text("old", encoding="utf-8")
+    make(tmp_path / "a")
+    assert not (tmp_path / "a" / "stale.txt").exists()
+
+
+def test_a_finished_folder_is_not_made_again(tmp_path: Path) -> None:
+    """Writing over a finished artefact is refused."""
+    make(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="already finished; delete it to make it again"):
+        make(tmp_path / "a")
+
+
+def test_a_foreign_folder_is_never_deleted(tmp_path: Path) -> None:
+    """A folder that cuvee did not make is refused, its files untouched."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "draft.tex").write_text("mine", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="is not a finished artefact; cuvee writes over"):
+        make(tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "draft.tex").read_text(encoding="utf-8") == "mine"
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    """`mkdir out` beforehand is no obstacle."""
+    (tmp_path / "a").mkdir()
+    make(tmp_path / "a")
+    assert artifacts.is_done(tmp_path / "a")
+
+
+def test_the_digest_follows_content_settings_seed_and_inputs(tmp_path: Path) -> None:
+    """Equal artefacts have equal digests; any difference shows."""
+    variants: list[dict[str, object]] = [
+        {},
+        {"text": "y"},
+        {"settings": {"a": 2}},
+        {"seed": 2},
+        {"inputs": {"pool": "0"}},
+    ]
+    digests = []
+    for number, changes in enumerate([*variants, {}]):
+        make(tmp_path / str(number), **changes)  # type: ignore[arg-type]
+        digests.append(artifacts.digest_of(tmp_path / str(number)))
+    assert digests[0] == digests[-1]
+    assert len(set(digests)) == len(variants)
+
+
+def test_timing_and_logs_are_not_part_of_the_digest(tmp_path: Path) -> None:
+    """Wall-clock figures and logs differ from run to run, the artefact does not."""
+    for name, seconds in (("a", 1), ("b", 2)):
+        with artifacts.writing(tmp_path / name, stage="t", settings={}, seed=1, inputs={}) as aside:
+            artifacts.write_json(aside / artifacts.TIMING, {"seconds": seconds})
+            (aside / "run.log").write_text(str(seconds), encoding="utf-8")
+    assert artifacts.digest_of(tmp_path / "a") == artifacts.digest_of(tmp_path / "b")
+
+
+def test_unfinished_folders_are_named(tmp_path: Path) -> None:
+    """Asking for what is not there says which stage makes it."""
+    with pytest.raises(ArtifactError, match="is not finished; run the stage that writes it"):
+        artifacts.digest_of(tmp_path / "a")
+    with pytest.raises(ArtifactError, match="run `cuvee label` first"):
+        artifacts.require(tmp_path / "a", made_by="cuvee label")
+    make(tmp_path / "a")
+    assert artifacts.require(tmp_path / "a", made_by="cuvee label") == tmp_path / "a"
+
+
+def test_json_is_canonical() -> None:
+    """Order of keys does not matter; NaN is refused."""
+    assert artifacts.digest_json({"a": 1, "b": 2}) == artifacts.digest_json({"b": 2, "a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        artifacts.canonical_json(float("nan"))
+
+
+def test_json_files_are_read_back_or_named(tmp_path: Path) -> None:
+    """A missing or damaged JSON file is an artefact error with its path."""
+    artifacts.write_json(tmp_path / "a.json", {"name": "\u00e9", "n": [1, 2.5, None]})
+    assert artifacts.read_json(tmp_path / "a.json") == {"name": "\u00e9", "n": [1, 2.5, None]}
+    with pytest.raises(ArtifactError, match=r"b\.json does not exist"):
+        artifacts.read_json(tmp_path / "b.json")
+    (tmp_path / "c.json").write_text('{"a": ', encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"c\.json is not valid JSON"):
+        artifacts.read_json(tmp_path / "c.json")
+    (tmp_path / "d.json").write_bytes(b'"\xff"')
+    with pytest.raises(ArtifactError, match=r"d\.json is not valid JSON"):
+        artifacts.read_json(tmp_path / "d.json")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["n"][1] == 2.5
+
+
+def test_two_commands_never_share_a_folder(tmp_path: Path) -> None:
+    """A second process is refused with the number of the first, which leaves no trace."""
+    code = (
+        "import sys; from pathlib import Path; from cuvee import artifacts\n"
+        "with artifacts.locked(Path(sys.argv[1])): pass\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with artifacts.locked(tmp_path):
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"is in use by process {os.getpid()}; wait for it" in second.stderr
+    assert (tmp_path / ".lock").read_bytes() == b""
+    assert subprocess.run(command, check=False).returncode == 0

@@ -1,0 +1,205 @@
+"""Task lists: the same folders from any number of workers, and after any interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cuvee import artifacts
+from cuvee.config import dump
+from cuvee.corpus.pool import PoolConfig, list_shards
+from cuvee.errors import ArtifactError, DataError
+from cuvee.executors import Task, run_tasks, usable_cores
+
+N_SHARDS = 6
+PATIENCE = 30.0
+"""Seconds to wait for what takes well under one on an idle machine."""
+
+
+def write_pool(folder: Path, *, n_documents: int) -> PoolConfig:
+    """Write a pool of small JSONL shards."""
+    folder.mkdir()
+    for shard in range(N_SHARDS):
+        rows = (
+            {
+                "id": f"{shard}-{number}",
+                "text": f"Document {number} of {shard}. " * 20,
+                "domain": "d",
+            }
+            for number in range(n_documents)
+        )
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{shard}.jsonl").write_text(lines, encoding="utf-8")
+    return PoolConfig(shards=(str(folder),))
+
+
+def scan_tasks(config: PoolConfig, out: Path) -> list[Task]:
+    """Make the label pass's tasks, one a shard."""
+    return [
+        Task(
+            function="cuvee.corpus.scan:scan_shard",
+            spec={"shard": dump(shard), "config": dump(config)},
+            folder=out / shard.name,
+            cost=shard.n_bytes,
+        )
+        for shard in list_shards(config)
+    ]
+
+
+def digests(tasks: Sequence[Task]) -> list[str]:
+    """Return the digests of finished tasks, in order."""
+    return [artifacts.digest_of(task.folder) for task in tasks]
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> PoolConfig:
+    """Give a pool that is scanned in an instant."""
+    return write_pool(tmp_path_factory.mktemp("pool") / "pool", n_documents=20)
+
+
+def test_results_do_not_depend_on_workers(pool: PoolConfig, tmp_path: Path) -> None:
+    """This process and two workers leave the same bytes."""
+    results = []
+    for workers in (0, 2):
+        tasks = scan_tasks(pool, tmp_path / str(workers))
+        finished = list(run_tasks(tasks, workers=workers))
+        assert sorted(task.folder for task in finished) == [task.folder for task in tasks]
+        results.append(digests(tasks))
+    assert results[0] == results[1]
+
+
+def test_finished_tasks_are_not_run_again(pool: PoolConfig, tmp_path: Path) -> None:
+    """A finished folder is yielded at once and not touched."""
+    tasks = scan_tasks(pool, tmp_path)
+    first = next(run_tasks(tasks, workers=0))
+    before = (first.folder / artifacts.DONE).stat().st_mtime_ns
+    assert next(run_tasks(tasks, workers=0)) == first
+    assert len(list(run_tasks(tasks, workers=0))) == N_SHARDS
+    assert (first.folder / artifacts.DONE).stat().st_mtime_ns == before
+
+
+def test_the_longest_task_starts_first(pool: PoolConfig, tmp_path: Path) -> None:
+    """Tasks run in order of falling cost."""
+    tasks = [
+        Task(function=task.function, spec=task.spec, folder=task.folder, cost=float(cost))
+        for cost, task in enumerate(scan_tasks(pool, tmp_path))
+    ]
+    assert list(run_tasks(tasks, workers=0)) == tasks[::-1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_task_is_raised(pool: PoolConfig, tmp_path: Path, workers: int) -> None:
+    """A task's own error arrives with its message; finished folders stay."""
+    tasks = scan_tasks(pool, tmp_path / "out")
+    shard = dict(tasks[0].spec["shard"])  # type: ignore[arg-type]
+    missing = {**shard, "url": str(tmp_path / "gone.jsonl")}
+    broken = Task(
+        function=tasks[0].function, spec={**tasks[0].spec, "shard": missing}, folder=tmp_path / "x"
+    )
+    with pytest.raises(DataError, match=r"gone\.jsonl"):
+        list(run_tasks([*tasks[1:], broken], workers=workers))
+    assert not artifacts.is_done(tmp_path / "x")
+    assert artifacts.is_done(tasks[1].folder)
+
+
+def test_only_functions_of_cuvee_are_called(tmp_path: Path) -> None:
+    """A task that names other code is refused."""
+    task = Task(function="os:system", spec={}, folder=tmp_path / "x")
+    with pytest.raises(ArtifactError, match="'os:system' is not part of cuvee"):
+        list(run_tasks([task], workers=0))
+
+
+def test_a_task_must_finish_its_folder(tmp_path: Path) -> None:
+    """Returning without an artefact is an error, not a finished task."""
+    task = Task(function="cuvee.config:differing_keys", spec={}, folder=tmp_path / "x")
+    with pytest.raises(ArtifactError, match=r"differing_keys returned but .*x is not finished"):
+        list(run_tasks([task], workers=0))
+
+
+def test_children_are_single_threaded_and_the_parent_is_not_changed(
+    pool: PoolConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thread variables are set for the workers only."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+    running = run_tasks(scan_tasks(pool, tmp_path), workers=1)
+    next(running)
+    children = [child.environ() for child in psutil.Process().children()]
+    assert [one["RAYON_NUM_THREADS"] for one in children if "RAYON_NUM_THREADS" in one]
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "RAYON_NUM_THREADS" not in os.environ
+    assert len(list(running)) == N_SHARDS - 1
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    """After kill -9 the workers end too, and the same task list finishes with the same bytes."""
+    config = write_pool(tmp_path / "pool", n_documents=1500)
+    (tmp_path / "config.json").write_text(json.dumps(dump(config)), encoding="utf-8")
+    tasks, fresh = scan_tasks(config, tmp_path / "killed"), scan_tasks(config, tmp_path / "fresh")
+    command = [sys.executable, str(Path(__file__)), str(tmp_path)]
+    with subprocess.Popen(command) as process:
+        wait_for(lambda: any(artifacts.is_done(task.folder) for task in tasks))
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+    assert children
+    wait_for(lambda: not any(is_running(child) for child in children))
+    assert len(list(run_tasks(tasks, workers=2))) == N_SHARDS
+    assert len(list(run_tasks(fresh, workers=0))) == N_SHARDS
+    assert digests(tasks) == digests(fresh)
+    assert not list((tmp_path / "killed").glob("*.partial"))
+
+
+def test_a_killed_worker_is_reported(tmp_path: Path) -> None:
+    """When the system kills a worker, the message says what most often was the cause."""
+    config = write_pool(tmp_path / "pool", n_documents=1500)
+    running = run_tasks(scan_tasks(config, tmp_path / "out"), workers=1)
+    next(running)
+    workers = [
+        child
+        for child in psutil.Process().children()
+        if "spawn_main" in " ".join(child.cmdline())
+        and "resource_tracker" not in " ".join(child.cmdline())
+    ]
+    workers[-1].kill()
+    with pytest.raises(ArtifactError, match="a worker process was killed from outside"):
+        list(running)
+
+
+def test_usable_cores_is_at_least_one() -> None:
+    """There is always a core to run on."""
+    assert usable_cores() >= 1
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds, for a bounded time."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Tell whether a process still works; a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def main() -> None:
+    """Run the task list of a folder; the part of a test that gets killed."""
+    folder = Path(sys.argv[1])
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = PoolConfig(shards=tuple(settings["shards"]))
+    list(run_tasks(scan_tasks(config, folder / "killed"), workers=2))
+
+
+if __name__ == "__main__":
+    main()
