@@ -59,6 +59,10 @@ def _write_dictionary(path: Path) -> None:
     pq.write_table(pa.table(columns, names=table.column_names), path)
 
 
+def _write_without_id(path: Path) -> None:
+    pq.write_table(_table().drop_columns("id"), path)
+
+
 def _write_bytes(path: Path) -> None:
     columns = [column.cast(pa.binary()) for column in _table().columns]
     pq.write_table(pa.table(columns, names=_table().column_names), path)
@@ -113,6 +117,13 @@ def test_every_format_gives_the_same_documents(tmp_path: Path, name: str) -> Non
     assert batch.texts == ["text 0 é", "text 1 é", "text 2 é"]
     assert batch.domains == ["web"] * 3
     assert batch.rejects == []
+
+
+def test_parquet_without_id_column_gets_ids(tmp_path: Path) -> None:
+    """They are made from domain and text."""
+    _write_without_id(tmp_path / "a.parquet")
+    (batch,) = _batches(tmp_path)
+    assert batch.n_made_ids == len(set(batch.ids)) == 3
 
 
 def test_text_folder_is_one_document_a_file(tmp_path: Path) -> None:

@@ -46,7 +46,6 @@ BAD_LINES = [
     (b"null", "not_an_object", "line holds null, not an object"),
     (b'{"id": "x", "domain": "web"}', "missing_field", "'text' is missing"),
     (b'{"id": "x", "text": "hello"}', "missing_field", "'domain' is missing"),
-    (b'{"text": "hello", "domain": "web"}', "missing_field", "'id' is missing"),
     (_record(text=None), "text_not_string", "'text' is null, not a string"),
     (_record(text=5), "text_not_string", "'text' is the number 5, not a string"),
     (_record(text=True), "text_not_string", "'text' is the boolean True, not a string"),
@@ -157,6 +156,16 @@ def test_group_is_the_stripped_value_or_the_id(tmp_path: Path) -> None:
     documents, _ = _read(path)
     found = [document["group"] for document in documents]
     assert found == ["book", "book", "book#part1x", "i3", "i4", "4", "i6"]
+
+
+def test_missing_id_is_made_unless_its_column_was_named(tmp_path: Path) -> None:
+    """A misspelt column does not pass for documents without ids."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "hello", "domain": "web", "doc_id": "d"}')
+    (made,), _ = _read(path)
+    assert len(made["id"]) == 32
+    assert _read(path, id="doc_id")[0][0]["id"] == "d"
+    assert _read(path, id="doc")[1] == [(0, "missing_field", "'doc' is missing")]
 
 
 def test_made_ids_depend_on_domain_and_text_only(tmp_path: Path) -> None:

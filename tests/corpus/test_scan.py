@@ -214,9 +214,10 @@ def test_repeated_content_is_no_fault_where_ids_are_made(tmp_path: Path) -> None
     """It is listed, but not held against the pool."""
     records = [{"text": f"t{k % 10}", "domain": "web"} for k in range(100)]
     _write(tmp_path / "pool" / "a.jsonl", records)
-    index = _scan(tmp_path / "pool", tmp_path / "out", id=None)
-    assert index.n_rejects == {"duplicate_id": 90}
-    assert sum(int(counts.sum()) for counts in index.n_documents.values()) == 10
+    for column in (None, "id"):
+        index = _scan(tmp_path / "pool", tmp_path / f"out-{column}", id=column)
+        assert index.n_rejects == {"duplicate_id": 90}
+        assert sum(int(counts.sum()) for counts in index.n_documents.values()) == 10
 
 
 def test_truncated_shard_leaves_nothing(tmp_path: Path) -> None:

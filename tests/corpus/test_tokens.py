@@ -180,7 +180,7 @@ def test_progress_counts_shards(tmp_path: Path) -> None:
             tmp_path / "out",
             tokenizer=tokenizer,
             workers=0,
-            on_progress=lambda done, total, seen=seen: seen.append((done, total)),  # type: ignore[misc]
+            on_progress=lambda done, total, seen=seen: seen.append((done, total)),
         )
         assert seen == [(1, 2), (2, 2)]
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cuvee.errors import ConfigError
-from cuvee.proxy.losses import head_loss, token_losses
+from cuvee.proxy.losses import head_loss
 from cuvee.proxy.model import ProxyModel
 from cuvee.proxy.sizes import SIZES, ModelSize, model_size
 

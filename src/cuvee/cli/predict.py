@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def predict(
         folder: Annotated[Path, typer.Argument(help="Folder of a fitted predictor, or of a run.")],
-        weights: Annotated[Path, typer.Option("--weights", help="CSV: index, one column a domain.")],
+        weights: Annotated[
+            Path, typer.Option("--weights", help="CSV: index, one column a domain.")
+        ],
         out: Annotated[
             Path,
             typer.Option("--out", help="CSV to write: index, each loss, then each <loss>_sd."),

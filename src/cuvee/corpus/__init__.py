@@ -1,1 +1,1 @@
-"""corpus"""
+"""The documents: read, checked, split, fingerprinted and tokenised."""

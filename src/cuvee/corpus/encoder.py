@@ -8,7 +8,6 @@ and then looked up. A tokenizer of another make goes through the library itself.
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +138,8 @@ class Encoder:
         if self._words is None:
             return self._by_library(texts)
         look_up = self._words.__getitem__
-        return [b"".join(map(look_up, chain.from_iterable(_cut(text)))) for text in texts]
+        # join() takes 80 bytes for each part, so a long text is joined window by window.
+        return [b"".join(b"".join(map(look_up, words)) for words in _cut(text)) for text in texts]
 
     def _by_library(self, texts: Sequence[str]) -> list[bytes]:
         pieces = [(owner, piece) for owner, text in enumerate(texts) for piece in _pieces(text)]

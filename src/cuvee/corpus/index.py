@@ -137,17 +137,14 @@ def index_pool(job: IndexJob, folder: Path) -> PoolIndex:
         _check_domains(job, domains, totals)
         (aside / "marks.bin").unlink()
         index_files.write_descriptors(aside / "descriptors.json", scans, totals, domains)
-        artifacts.write_json(
-            aside / "summary.json",
-            {
-                "domains": list(domains),
-                "sides": list(SIDES[job.kind]),
-                "fingerprint": content.hexdigest(),
-                "n_rows": sum(count["n_rows"] for count in counts),
-                "n_rejects": n_rejects,
-                **totals.to_json(),
-            },
-        )
+        about: dict[str, Json] = {
+            "domains": list(domains),
+            "sides": list(SIDES[job.kind]),
+            "fingerprint": content.hexdigest(),
+            "n_rows": sum(count["n_rows"] for count in counts),
+            "n_rejects": n_rejects,
+        }
+        artifacts.write_json(aside / "summary.json", {**about, **totals.to_json()})
         index_files.write_listing(
             aside / "shards.json", job.shards, job.configs, job.config_of_shard
         )
@@ -235,7 +232,7 @@ def _check_rejects(
         n_rows = sum(counts[index]["n_rows"] for index in own)
         n_rejects = sum(counts[index]["n_rejects"] for index in own)
         for index in own:
-            if settings.id is not None and job.shards[index].format != "text":
+            if counts[index]["n_made_ids"] < counts[index]["n_documents"]:
                 n_rejects += n_duplicates[index]
         if n_rejects > settings.max_reject_share * n_rows:
             found = shutil.copyfile(rejects, rejects.parent.parent / rejects.name)

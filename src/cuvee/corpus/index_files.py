@@ -51,6 +51,7 @@ class ShardCounts(TypedDict):
     n_rows: int
     n_documents: int
     n_rejects: int
+    n_made_ids: int
     n_bytes: int
     domains: list[str]
     digest: str

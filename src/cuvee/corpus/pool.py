@@ -15,6 +15,8 @@ from cuvee.errors import ConfigError, DataError
 Format: TypeAlias = Literal["parquet", "jsonl", "text"]
 DomainFrom: TypeAlias = Literal["column", "folder", "file", "pattern"]
 
+DEFAULT_ID = "id"
+
 _SUFFIXES: Mapping[str, Format] = {
     ".parquet": "parquet",
     ".jsonl": "jsonl",
@@ -36,9 +38,9 @@ class PoolConfig:
     """Files, folders (read to any depth), globs; local or any fsspec URL."""
     format: Literal["auto", "parquet", "jsonl", "text"] = "auto"
     """auto: by suffix (.parquet, .jsonl, .jsonl.gz, .jsonl.zst). text: a file is a document."""
-    id: str | None = "id"
-    """Column of the document ids, strings or numbers; null makes ids from domain and text. Files of
-    format text have no columns: their ids are always made."""
+    id: str | None = DEFAULT_ID
+    """Column of the document ids, strings or numbers; null makes ids from domain and text, and so
+    does "id" where there is no such column. Ids of text files are always made."""
     text: str = "text"
     """Column of the text."""
     domain: str | None = "domain"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cuvee.corpus.pool import PoolConfig, Shard, list_shards
+from cuvee.corpus.pool import DEFAULT_ID, PoolConfig, Shard, list_shards
 from cuvee.corpus.rows import MISSING, DocumentBatch, Gatherer, Reason, Reject, RowError, bad_byte
 from cuvee.corpus.streams import REMEDY, Line, bounded_lines, decompressed, opened
 from cuvee.errors import DataError
@@ -48,7 +48,7 @@ def read_batches(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
 
 
 def _read_jsonl(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
-    gatherer = Gatherer(shard, config, makes_ids=config.id is None)
+    gatherer = Gatherer(shard, config)
     with decompressed(shard.url) as stream:
         for line in bounded_lines(stream, max_bytes=config.max_document_bytes):
             try:
@@ -126,7 +126,7 @@ def _json_kind(value: object) -> str:
 
 
 def _read_text(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
-    gatherer = Gatherer(shard, config, makes_ids=True)
+    gatherer = Gatherer(shard, config)
     for row, url in enumerate(shard.files, start=shard.first_row):
         with decompressed(url) as stream:
             content = stream.read(config.max_document_bytes + 1)
@@ -144,7 +144,7 @@ def _read_text(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
 
 
 def _read_parquet(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
-    gatherer = Gatherer(shard, config, makes_ids=config.id is None)
+    gatherer = Gatherer(shard, config)
     row = 0
     with opened(shard.url) as source:
         # Buffered and not pre-fetched: a row group's column is decoded page by page.
@@ -185,8 +185,10 @@ def _parquet_columns(file: pq.ParquetFile, shard: Shard, config: PoolConfig) -> 
         "domain": config.domain if shard.domain is None else None,
         "group": config.group,
     }
-    columns = {field: name for field, name in wanted.items() if name is not None}
     schema = file.schema_arrow
+    if config.id == DEFAULT_ID and DEFAULT_ID not in schema.names:
+        del wanted["id"]
+    columns = {field: name for field, name in wanted.items() if name is not None}
     for field, name in columns.items():
         if name not in schema.names:
             raise DataError(

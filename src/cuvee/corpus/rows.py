@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from cuvee.arrays import IntArray
-from cuvee.corpus.pool import PoolConfig, Shard
+from cuvee.corpus.pool import DEFAULT_ID, PoolConfig, Shard
 
 Reason: TypeAlias = Literal[
     "broken_json",
@@ -63,6 +63,8 @@ class DocumentBatch:
     """(n_documents,) what stays on one side of a split; the id where there is no group."""
     rejects: list[Reject]
     """Rejected rows."""
+    n_made_ids: int = 0
+    """Documents whose ids were made from domain and text."""
 
 
 class Missing:
@@ -87,12 +89,11 @@ class Gatherer:
 
     shard: Shard
     config: PoolConfig
-    makes_ids: bool
-    """Ids are made from domain and text."""
     _rows: list[int] = field(default_factory=list)
     _documents: list[tuple[str, str, str, str]] = field(default_factory=list)
     _rejects: list[Reject] = field(default_factory=list)
     _n_bytes: int = 0
+    _n_made_ids: int = 0
 
     def add(self, row: int, *, text: object, id: object, domain: object, group: object) -> None:
         """Check one row's values and keep it, or reject it with its first fault.
@@ -100,14 +101,14 @@ class Gatherer:
         Args:
             row: Its number.
             text: str, or UTF-8 bytes.
-            id: str, UTF-8 bytes, or a number; not looked at where ids are made.
+            id: str, UTF-8 bytes, or a number; `MISSING` has it made where the config allows that.
             domain: str or UTF-8 bytes; not looked at where the shard has one domain.
             group: str, UTF-8 bytes, a number, None or `MISSING`.
         """
         try:
             good_text, size = _check_text(text, self.config)
             name = self.shard.domain or _check_domain(domain, self.config)
-            made = _content_id(name, good_text) if self.makes_ids else None
+            made = _content_id(name, good_text) if self._makes_id(id) else None
             good_id = made or _check_id(id, self.config)
             good_group = _check_group(group, self.config) or good_id
         except RowError as error:
@@ -116,6 +117,7 @@ class Gatherer:
         self._rows.append(row)
         self._documents.append((good_id, good_text, name, good_group))
         self._n_bytes += size
+        self._n_made_ids += made is not None
 
     def reject(self, row: int, reason: Reason, detail: str) -> None:
         """Count a row that cannot be used."""
@@ -131,6 +133,7 @@ class Gatherer:
         if not self._rows and not self._rejects:
             return
         documents, rows, rejects = self._documents, self._rows, self._rejects
+        n_made_ids, self._n_made_ids = self._n_made_ids, 0
         self._documents, self._rows, self._rejects, self._n_bytes = [], [], [], 0
         yield DocumentBatch(
             rows=np.asarray(rows, dtype=np.int64),
@@ -139,7 +142,12 @@ class Gatherer:
             domains=[document[2] for document in documents],
             groups=[document[3] for document in documents],
             rejects=rejects,
+            n_made_ids=n_made_ids,
         )
+
+    def _makes_id(self, id: object) -> bool:
+        allowed = self.shard.format == "text" or self.config.id in (None, DEFAULT_ID)
+        return allowed and isinstance(id, Missing)
 
 
 def _check_text(value: object, config: PoolConfig) -> tuple[str, int]:

@@ -202,6 +202,7 @@ class _Tally:
 
     n_documents: int = 0
     n_rejects: int = 0
+    n_made_ids: int = 0
     n_bytes: int = 0
     domains: set[str] = field(default_factory=set)
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
@@ -216,6 +217,7 @@ class _Tally:
         self.digest.update(np.column_stack(records).astype("<u8").tobytes())
         self.n_documents += len(batch.ids)
         self.n_rejects += len(batch.rejects)
+        self.n_made_ids += batch.n_made_ids
         self.n_bytes += int(sizes.sum())
         self.domains.update(batch.domains)
         self.samples.add(batch.domains, high, low, batch.texts)
@@ -230,6 +232,7 @@ class _Tally:
             "n_rows": self.n_documents + self.n_rejects,
             "n_documents": self.n_documents,
             "n_rejects": self.n_rejects,
+            "n_made_ids": self.n_made_ids,
             "n_bytes": self.n_bytes,
             "domains": sorted(self.domains),
             "digest": self.digest.hexdigest(),

@@ -1,1 +1,1 @@
-"""fit"""
+"""Predictors of losses, one contract for all."""

@@ -33,8 +33,8 @@ class TreeSettings:
     def __post_init__(self) -> None:
         if min(self.n_rounds, self.min_rows) < 1 or self.n_leaves < 2 or self.learning_rate <= 0.0:
             raise ConfigError(
-                f"tree settings are {self}; allowed: n_rounds and min_rows from 1, n_leaves from 2, "
-                "learning_rate above 0."
+                f"tree settings are {self}; allowed: n_rounds and min_rows from 1, n_leaves from "
+                "2, learning_rate above 0."
             )
 
 
@@ -53,7 +53,8 @@ class BoostedTrees:
     Args:
         settings: Tree settings; None takes the paper's from 256 runs on, and 8 leaves of at least 3
             runs with a rate of .03 below.
-        n_folds: Folds of the standard deviation; each costs one more fit.
+        n_folds: Folds of the standard deviation, each costing one more fit; 0 saves them and takes
+            the losses' own spread.
 
     Attributes:
         boosters_: (n_targets,) LightGBM models as its own text.
@@ -65,8 +66,10 @@ class BoostedTrees:
     """
 
     def __init__(self, *, settings: TreeSettings | None = None, n_folds: int = 3) -> None:
-        if n_folds < 2:
-            raise ConfigError(f"n_folds is {n_folds}; cross-validation needs at least 2.")
+        if n_folds < 0 or n_folds == 1:
+            raise ConfigError(
+                f"n_folds is {n_folds}; give at least 2 to cross-validate, or 0 to leave it out."
+            )
         self.settings = settings
         self.n_folds = n_folds
 
@@ -87,7 +90,7 @@ class BoostedTrees:
         shares, measured = check_training_rows(weights, losses)
         self.column_order_ = _column_order(shares)
         ordered = shares[:, self.column_order_]
-        folds = rng.permutation(np.arange(len(shares)) % min(self.n_folds, len(shares)))
+        folds = rng.permutation(np.arange(len(shares)) % max(self.n_folds, 1))
         seed = integer_seed(rng)
         settings = self.settings or (PAPER if len(shares) >= PAPER_RUNS else FEW_RUNS)
         self._models = [_boost(ordered, column, settings, seed) for column in measured.T]
@@ -173,6 +176,8 @@ def _trees_at(model: lgb.Booster, weights: FloatArray) -> FloatArray:
 def _left_out_error(
     weights: FloatArray, losses: FloatArray, folds: IntArray, settings: TreeSettings, seed: int
 ) -> float:
+    if not folds.any():
+        return float(losses.std())
     errors = np.empty_like(losses)
     for fold in np.unique(folds):
         out = folds == fold

@@ -50,7 +50,8 @@ class EffectiveDataPower:
         own: (n_targets,) column of each target's own domain, None where it has none.
 
     Attributes:
-        parameters_: (n_targets, 4 + n_domains) c, log k, log beta, log a0, log a_i of scaled losses.
+        parameters_: (n_targets, 4 + n_domains) c, log k, log beta, log a0, log a_i of losses
+            scaled to run from 0 to 1.
         scale_: (n_targets, 2) least loss and range that scale the losses.
         residual_sd_: (n_targets,) leave-one-out misfit, in the losses' unit.
         covariance_: (n_targets, 4 + n_domains, 4 + n_domains) of the parameters.
@@ -283,7 +284,7 @@ def _solve(
 def _trust(parameters: FloatArray, weights: FloatArray, losses: FloatArray) -> FloatArray:
     """Weigh runs by ``1 / sqrt(1 + (misfit / 4 noise)^2)``: squares nearby, a slope far off."""
     misfit = (law(parameters, weights)[0] - losses) / (NOISE * _ROBUST)
-    return cast(FloatArray, 1.0 / np.sqrt(1.0 + misfit**2))
+    return 1.0 / np.sqrt(1.0 + misfit**2)
 
 
 def _errors(
@@ -294,7 +295,7 @@ def _errors(
     misfit = losses - value
     trust = _trust(parameters, weights, losses)
     precision = (jacobian.T * trust) @ jacobian / NOISE**2 + np.diag(prior.sd**-2.0)
-    covariance = np.linalg.inv(precision)
+    covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
     leverage = trust * np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian) / NOISE**2
     left_out = misfit / np.maximum(1.0 - leverage, 0.05)
     return float(np.sqrt((trust * left_out**2).sum() / trust.sum())), covariance

@@ -7,7 +7,7 @@ from typing import Self, cast
 
 import numpy as np
 from scipy.linalg import block_diag, cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 from threadpoolctl import threadpool_limits
 
 from cuvee.arrays import FloatArray, IntArray
@@ -179,7 +179,7 @@ class LogGaussianProcess:
             args=(self.weights_[rows], standardised, prior),
             jac=True,
             method="L-BFGS-B",
-            bounds=np.column_stack([prior.mean - prior.reach, prior.mean + prior.reach]),
+            bounds=Bounds(prior.mean - prior.reach, prior.mean + prior.reach),
             options={"maxiter": 200},
         )
         if not result.success and result.status == 1:
@@ -228,7 +228,7 @@ def kernel_prior(n_domains: int, own: int | None) -> KernelPrior:
     )
     return KernelPrior(
         mean=np.concatenate([np.log([0.005, 1.0, 0.1]), slope, length]),
-        precision=np.linalg.inv(covariance),
+        precision=np.asarray(np.linalg.inv(covariance), dtype=np.float64),
         reach=6.0 * np.sqrt(np.diag(covariance)),
     )
 

@@ -19,8 +19,8 @@ class LinearMixture:
 
     An intercept would be redundant: shares sum to 1. Where there are fewer runs than domains, the
     answer is the mean loss plus the smallest slopes that fit. The standard deviation is that of a
-    new run, ``s sqrt(1 + r' (R'R)^+ r)``; s has n_runs - rank degrees of freedom, and is the losses'
-    own spread where none are left.
+    new run, ``s sqrt(1 + r' (R'R)^+ r)``; s has n_runs - rank degrees of freedom, and is the
+    losses' own spread where none are left.
 
     Attributes:
         slopes_: (n_domains, n_targets) b.

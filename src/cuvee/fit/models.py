@@ -18,6 +18,8 @@ MODELS: dict[str, type[Predictor]] = {
     "ensemble": Ensemble,
 }
 DEFAULT_MODEL = "ensemble"
+CONSTANT_ERRORS = frozenset({"boosted-trees"})
+"""Predictors whose standard deviation is one number a target, itself found by cross-validation."""
 
 
 class _TakesOwn(Protocol):
@@ -46,6 +48,15 @@ def make_model(name: str, *, own: tuple[int | None, ...] | None = None) -> Predi
     return _WITH_OWN[name](own=own) if name in _WITH_OWN else kind()
 
 
+def make_fold_model(name: str, *, own: tuple[int | None, ...] | None = None) -> Predictor:
+    """Make an unfitted predictor for a fold: as `make_model`, but for errors found by folds again.
+
+    Raises:
+        ConfigError: No predictor has this name.
+    """
+    return BoostedTrees(n_folds=0) if name in CONSTANT_ERRORS else make_model(name, own=own)
+
+
 def model_class(name: str) -> type[Predictor]:
     """Look a predictor's class up by name.
 
@@ -55,4 +66,6 @@ def model_class(name: str) -> type[Predictor]:
     try:
         return MODELS[name]
     except KeyError as error:
-        raise ConfigError(f"model {name!r} is unknown; choose one of {', '.join(MODELS)}.") from error
+        raise ConfigError(
+            f"model {name!r} is unknown; choose one of {', '.join(MODELS)}."
+        ) from error

@@ -40,8 +40,8 @@ def check_training_rows(
         )
     if len(shares) < MINIMUM_RUNS or 0 in (shares.shape[1], measured.shape[1]):
         raise DataError(
-            f"{len(shares)} runs with {shares.shape[1]} domains and {measured.shape[1]} targets; a fit "
-            f"needs at least {MINIMUM_RUNS} runs, 1 domain and 1 target. Measure more mixtures."
+            f"{len(shares)} runs with {shares.shape[1]} domains and {measured.shape[1]} targets; a "
+            f"fit needs at least {MINIMUM_RUNS} runs, 1 domain and 1 target. Measure more mixtures."
         )
     check_weights(shares, n_domains=shares.shape[1])
     for row, column in np.argwhere(~np.isfinite(measured))[:1]:
@@ -69,8 +69,8 @@ def check_mixtures(weights: npt.ArrayLike, *, n_domains: int) -> FloatArray:
     shares = np.asarray(weights, dtype=np.float64)
     if shares.ndim != 2:
         raise DataError(
-            f"weights have shape {shares.shape}; expected (n_rows, {n_domains}). Pass one mixture as "
-            "weights[None, :]."
+            f"weights have shape {shares.shape}; expected (n_rows, {n_domains}). Pass one mixture "
+            "as weights[None, :]."
         )
     check_weights(shares, n_domains=n_domains)
     return shares

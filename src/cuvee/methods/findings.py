@@ -24,7 +24,16 @@ from cuvee.tables.optimum import Optimum
 from cuvee.tables.runs import Runs
 from cuvee.validate.compare import ValidateConfig
 
-_PACKAGES = ("cuvee", "numpy", "scipy", "scikit-learn", "lightgbm", "torch", "tokenizers", "pyarrow")
+_PACKAGES = (
+    "cuvee",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "lightgbm",
+    "torch",
+    "tokenizers",
+    "pyarrow",
+)
 _STAGES = ("corpus/index", "tokenizer", "tokens", "design", "runs", "predictor", "optimum")
 _ROLES: dict[str, Role] = {
     "chosen": "chosen",
@@ -94,7 +103,9 @@ def _notes(done: Finished) -> tuple[str, ...]:
             "and the verdict is reached on the text the search has seen."
         )
     if done.runs.diverged.any():
-        notes.append(f"{int(done.runs.diverged.sum())} runs diverged and are left out of every fit.")
+        notes.append(
+            f"{int(done.runs.diverged.sum())} runs diverged and are left out of every fit."
+        )
     return tuple(notes)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cuvee import artifacts, config
 from cuvee.arrays import FloatArray
+from cuvee.artifacts import Json
 from cuvee.executors import Task, run_tasks
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
@@ -67,9 +68,7 @@ def learning_rate(
         return proxy.learning_rate
     natural = Mixture.flat(prepared.statistics.domains, prepared.statistics.natural)
     run_seed = integer_seed(stream(seed, "calibration", proxy.size))
-    spec = training_spec(
-        proxy, inputs, natural, seed=seed, run_seed=run_seed, learning_rate=1.0
-    )
+    spec = training_spec(proxy, inputs, natural, seed=seed, run_seed=run_seed, learning_rate=1.0)
     specs = calibration_specs(spec, proxy)
     folder = job.folder("calibration", proxy.size)
     _train(job, f"calibrate {proxy.size}", specs, folder, prepared)
@@ -122,11 +121,9 @@ def objective_losses(runs: Runs, prepared: Prepared) -> FloatArray:
     return np.column_stack([runs.column(name) for name in prepared.objective_names])
 
 
-def speed(
-    spec: TrainingSpec, vocabulary_size: int, folder: Path, *, workers: int
-) -> float:
+def speed(spec: TrainingSpec, vocabulary_size: int, folder: Path, *, workers: int) -> float:
     """Measure tokens per second of one worker while `workers` of them run side by side."""
-    plain = {"run": config.dump(spec), "vocabulary_size": vocabulary_size}
+    plain: dict[str, Json] = {"run": config.dump(spec), "vocabulary_size": vocabulary_size}
     tasks = [
         Task(function="cuvee.proxy.machine:measure_speed", spec=plain, folder=folder / str(number))
         for number in range(max(1, workers))

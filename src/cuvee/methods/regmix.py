@@ -171,7 +171,6 @@ def fit(settings: RegMixConfig, job: Job) -> None:
             job,
             settings.fit,
             runs=read_measured(job),
-            design=read_made_design(job),
             prepared=prepared,
             seed=settings.seed,
         )
@@ -322,9 +321,7 @@ def caps(settings: RegMixConfig, prepared: Prepared) -> FloatArray:
     )
 
 
-def sweep_specs(
-    settings: RegMixConfig, job: Job, prepared: Prepared
-) -> dict[str, TrainingSpec]:
+def sweep_specs(settings: RegMixConfig, job: Job, prepared: Prepared) -> dict[str, TrainingSpec]:
     """Describe the sweep's runs, in the design's order; they share seed and learning rate."""
     inputs = measure.sweep_inputs(
         job,

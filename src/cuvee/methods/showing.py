@@ -36,7 +36,9 @@ def read_artifact(path: Path, *, rows: int) -> dict[str, Json]:
         return _table(path, rows)
     if path.suffix == ".json" and path.is_file():
         return {"path": str(path), "content": artifacts.read_json(path)}
-    raise ArtifactError(f"{path} is no artefact; show a folder of cuvee's, a .parquet or a .json file.")
+    raise ArtifactError(
+        f"{path} is no artefact; show a folder of cuvee's, a .parquet or a .json file."
+    )
 
 
 def describe(found: Mapping[str, Json]) -> str:

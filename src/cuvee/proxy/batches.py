@@ -43,9 +43,7 @@ class Batch:
 class WindowStream:
     """The windows of some documents as one endless stream of tokens in hash order."""
 
-    def __init__(
-        self, store: TokenStore, documents: IntArray, *, context: int, seed: int
-    ) -> None:
+    def __init__(self, store: TokenStore, documents: IntArray, *, context: int, seed: int) -> None:
         """Cut documents into windows.
 
         Args:

@@ -66,6 +66,4 @@ def model_size(name: str) -> ModelSize:
     try:
         return SIZES[name]
     except KeyError:
-        raise ConfigError(
-            f"model size {name!r} is unknown; allowed: {', '.join(SIZES)}."
-        ) from None
+        raise ConfigError(f"model size {name!r} is unknown; allowed: {', '.join(SIZES)}.") from None

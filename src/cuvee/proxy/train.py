@@ -232,14 +232,10 @@ class _Trainer:
                 "diverged": self.diverged,
                 "n_tokens": run.n_sequences * run.context,
                 "n_parameters": model_size(run.size).n_parameters,
-                "weights": dict(
-                    zip(self._domains, self._plan.realised.tolist(), strict=True)
-                ),
+                "weights": dict(zip(self._domains, self._plan.realised.tolist(), strict=True)),
                 "sets": [one.name for one in self._sets],
                 "tokens_per_byte": {one.name: one.tokens_per_byte for one in self._sets},
-                "training_losses": [
-                    loss if math.isfinite(loss) else None for loss in self._losses
-                ],
+                "training_losses": [loss if math.isfinite(loss) else None for loss in self._losses],
             },
         )
         write_trajectory(self._folder / "trajectory.parquet", self._trajectory())
@@ -346,7 +342,5 @@ def _parameter_groups(model: ProxyModel, weight_decay: float) -> list[dict[str, 
     ]
 
 
-def _of_rank(
-    parameters: Sequence[torch.nn.Parameter], rank: int
-) -> Iterator[torch.nn.Parameter]:
+def _of_rank(parameters: Sequence[torch.nn.Parameter], rank: int) -> Iterator[torch.nn.Parameter]:
     return (parameter for parameter in parameters if parameter.dim() == rank)

@@ -1,0 +1,1 @@
+"""Measurements of cuvee beside its peers; each is ``python -m benchmarks.NAME --json FILE``."""

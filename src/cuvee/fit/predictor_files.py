@@ -1,0 +1,149 @@
+"""A fitted predictor with the names of its columns, as an artefact folder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from cuvee import artifacts
+from cuvee.arrays import FloatArray
+from cuvee.artifacts import Json
+from cuvee.errors import ArtifactError, DataError
+from cuvee.fit.models import model_class
+from cuvee.simplex import TOLERANCE
+from cuvee.tables.predictor import Predictor
+
+PREDICTOR_FILE = "predictor.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedPredictor:
+    """A fitted predictor and the names of its domains and targets."""
+
+    model: Predictor
+    name: str
+    """Key of the model in `fit.models.MODELS`."""
+    domains: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predict the losses of mixtures whose columns are ``domains``, in that order.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+
+        Returns:
+            Mean and standard deviation of a new run, both (n_rows, n_targets).
+        """
+        return self.model.predict(weights)
+
+    def predict_named(
+        self, domains: Sequence[str], weights: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Predict the losses of mixtures whose columns have names, in any order.
+
+        Args:
+            domains: Names of the columns. A domain the predictor does not know must have no share.
+            weights: (n_rows, len(domains)) token shares; rows sum to 1.
+
+        Returns:
+            Mean and standard deviation of a new run, both (n_rows, n_targets).
+
+        Raises:
+            DataError: A domain of the predictor is missing, or an unknown one has a share.
+        """
+        return self.model.predict(self._arrange(tuple(domains), weights))
+
+    def _arrange(self, domains: tuple[str, ...], weights: FloatArray) -> FloatArray:
+        missing = [name for name in self.domains if name not in domains]
+        if missing:
+            raise DataError(
+                f"weights have no column for domain {missing[0]!r} ({len(missing)} missing); the "
+                f"predictor was fitted on {', '.join(self.domains)}. Add the column, with zeros if "
+                "the domain is not used."
+            )
+        for column, name in enumerate(domains):
+            if (
+                name not in self.domains
+                and float(np.max(weights[:, column], initial=0.0)) > TOLERANCE
+            ):
+                raise DataError(
+                    f"weights give domain {name!r} a share, but the predictor was not fitted on "
+                    f"it; it knows {', '.join(self.domains)}. Rename the column or fit with it."
+                )
+        return np.asarray(weights[:, [domains.index(name) for name in self.domains]])
+
+
+def write_predictor(folder: Path, predictor: NamedPredictor) -> None:
+    """Write a predictor as one JSON file into a folder that is being filled.
+
+    Args:
+        folder: An existing folder, such as `artifacts.writing` yields.
+        predictor: Fitted.
+    """
+    artifacts.write_json(
+        folder / PREDICTOR_FILE,
+        {
+            "model": predictor.name,
+            "domains": list(predictor.domains),
+            "targets": list(predictor.targets),
+            "fitted": predictor.model.to_json(),
+        },
+    )
+
+
+def save_predictor(
+    folder: Path,
+    predictor: NamedPredictor,
+    *,
+    settings: Json,
+    seed: int,
+    inputs: Mapping[str, str],
+) -> None:
+    """Write a predictor as an artefact folder of its own.
+
+    Args:
+        folder: Where it will stand; must not be finished yet.
+        predictor: Fitted.
+        settings: What the fit depended on.
+        seed: The run's seed.
+        inputs: Digests of what the fit read, by name.
+
+    Raises:
+        ArtifactError: The folder is already finished.
+    """
+    with artifacts.writing(
+        folder, stage="fit", settings=settings, seed=seed, inputs=inputs
+    ) as aside:
+        write_predictor(aside, predictor)
+
+
+def load_predictor(folder: Path) -> NamedPredictor:
+    """Read a predictor from a finished artefact folder.
+
+    Args:
+        folder: Written by `save_predictor`, or any stage that called `write_predictor`.
+
+    Returns:
+        The predictor; its predictions equal those before saving.
+
+    Raises:
+        ArtifactError: The folder is not finished, or holds no predictor of this version.
+    """
+    artifacts.require(folder, made_by="cuvee fit")
+    data = cast(Mapping[str, Json], artifacts.read_json(folder / PREDICTOR_FILE))
+    try:
+        name = cast(str, data["model"])
+        return NamedPredictor(
+            model=model_class(name).from_json(cast(Mapping[str, Json], data["fitted"])),
+            name=name,
+            domains=tuple(cast(Sequence[str], data["domains"])),
+            targets=tuple(cast(Sequence[str], data["targets"])),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{folder / PREDICTOR_FILE} holds no predictor this version can read ({error}). Delete "
+            "the folder and fit again."
+        ) from error
