@@ -11,6 +11,7 @@ whole pool (`benchmarks.make_pool`) with one worker per core and reports the lar
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import resource
@@ -278,7 +279,7 @@ MEASUREMENTS: Mapping[str, Callable[[Path, int], Figures]] = {
 
 
 class _Clock:
-    """Wall-clock and processor seconds of a block, and peak memory up to its end."""
+    """Wall-clock and processor seconds of a block, and peak memory."""
 
     def __enter__(self) -> "_Clock":
         self.started = time.perf_counter()
@@ -288,21 +289,20 @@ class _Clock:
     def __exit__(self, *_: object) -> None:
         self._seconds = time.perf_counter() - self.started
         self._cpu = time.process_time() - self._cpu
-        # KiB on Linux, bytes on macOS.
-        unit = 1 if sys.platform == "darwin" else 1024
-        peaks = (
-            resource.getrusage(who).ru_maxrss * unit / 1e6
-            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
-        self._own, self._worker = peaks
 
     def figures(self) -> Figures:
-        """Return what was measured."""
+        """Return what was measured, the workers' shares once they have ended."""
+        for worker in multiprocessing.active_children():
+            worker.join()
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+        unit = 1 if sys.platform == "darwin" else 1024  # KiB on Linux, bytes on macOS
         return {
             "seconds": self._seconds,
             "cpu_seconds": self._cpu,
-            "peak_mb": self._own,
-            "worker_peak_mb": self._worker,
+            "peak_mb": own.ru_maxrss * unit / 1e6,
+            "workers_cpu_seconds": workers.ru_utime + workers.ru_stime,
+            "worker_peak_mb": workers.ru_maxrss * unit / 1e6,
         }
 
 
@@ -349,6 +349,7 @@ def _measure_pool(work: Path, pool: Path) -> Figures:
             f"{measurement}_gb": found["n_bytes"] / 1e9,
             f"{measurement}_seconds": found["seconds"],
             f"{measurement}_mb_per_s_per_core": per_core,
+            f"{measurement}_mb_per_cpu_s": found["n_bytes"] / 1e6 / found["workers_cpu_seconds"],
             f"{measurement}_worker_peak_mb": found["worker_peak_mb"],
             f"{measurement}_parent_peak_mb": found["peak_mb"],
         }

@@ -1,8 +1,8 @@
 """Run the whole chain on text that is at hand, and say what it took.
 
 Without arguments the pool is gathered from this machine's own Python installation
-(`cuvee.corpus.harvest`) and examples/demo.yaml is run. With --corpus (and --targets) it runs on your
-folders of Parquet or JSONL; examples/corpus.yaml is taken where its folders are the ones named.
+(`cuvee.corpus.harvest`) and examples/demo.yaml is run. With --corpus (and --targets) it runs on
+your folders of Parquet or JSONL, by examples/corpus.yaml where those are the folders it names.
 """
 
 import argparse
@@ -67,9 +67,9 @@ def main() -> int:
         status = subprocess.call(_command(arguments))
     minutes = (time.perf_counter() - started) / 60
     if status == 0:
-        print(
+        sys.stdout.write(
             f"demo: {minutes:.1f} min after set-up; peak memory of all its processes "
-            f"{peak.n_bytes / 2**30:.2f} GiB; {psutil.cpu_count()} cores"
+            f"{peak.n_bytes / 2**30:.2f} GiB; {psutil.cpu_count()} cores\n"
         )
     return status
 

@@ -45,7 +45,6 @@ def test_predictions_have_a_mean_and_error_for_each_target(name: str) -> None:
     assert np.all(np.isfinite(mean))
     assert np.all(np.isfinite(sd) & (sd > 0.0))
     assert model.converged_ in (True, False)
-    assert isinstance(model, Predictor)
 
 
 def test_fit_is_deterministic_and_leaves_its_arguments(name: str) -> None:
@@ -184,7 +183,8 @@ def test_own_domains_that_do_not_exist_are_refused(name: str) -> None:
     weights, losses = _runs()
     model = make_model(name, own=(4, None))
     if not hasattr(model, "own"):
-        pytest.skip("this model has no place for own domains")
+        model.fit(weights, losses, rng=np.random.default_rng(1))
+        return
     with pytest.raises(ConfigError, match="own of target 0 is column 4; columns go from 0 to 3"):
         model.fit(weights, losses, rng=np.random.default_rng(1))
     with pytest.raises(ConfigError, match="own has 1 entries for 2 targets"):

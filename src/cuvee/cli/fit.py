@@ -46,8 +46,8 @@ def register(app: typer.Typer) -> None:
             return
         if config is not None or weights is None or losses is None or out is None:
             raise ConfigError(
-                "cuvee fit takes either CONFIG or all of --weights, --losses and --out; give one or "
-                "the other."
+                "cuvee fit takes either CONFIG or all of --weights, --losses and --out; give one "
+                "or the other."
             )
         result = fit_tables(weights, losses, model=model, out=out, seed=seed)
         typer.echo(json.dumps(result, indent=1) if as_json else describe_fit(result))

@@ -21,7 +21,7 @@ STARTS = (0.0, -1.0, 1.0)
 """Where log beta starts, in prior standard deviations; all else starts at its prior mean."""
 DATA_FLOOR = 1e-3
 """Least effective data: keeps the law finite for a target without an own domain."""
-_ROBUST = 4.0
+_ROBUST = 6.0
 _ROBUST_ROUNDS = 2
 _TOLERANCE = 1e-5
 _MAX_EVALUATIONS = 400
@@ -145,7 +145,8 @@ class EffectiveDataPower:
         prior = law_prior(weights.shape[1], own_of(self.own, target))
         lowest, spread = robust_range(losses)
         scaled = (losses - lowest) / (spread or 1.0)
-        trust = np.ones(len(losses))
+        # Broken runs stay out of the first solution; they come back if it explains them.
+        trust = ((scaled >= 0.0) & (scaled <= 1.0)).astype(np.float64)
         results = [_solve(start, weights, scaled, trust, prior) for start in _starts(prior)]
         best = min(results, key=lambda result: result.cost)
         for _ in range(_ROBUST_ROUNDS):
@@ -282,9 +283,9 @@ def _solve(
 
 
 def _trust(parameters: FloatArray, weights: FloatArray, losses: FloatArray) -> FloatArray:
-    """Weigh runs by ``1 / sqrt(1 + (misfit / 4 noise)^2)``: squares nearby, a slope far off."""
+    """Weigh runs by ``1 / (1 + (misfit / 6 noise)^2)``, as Cauchy's loss does."""
     misfit = (law(parameters, weights)[0] - losses) / (NOISE * _ROBUST)
-    return 1.0 / np.sqrt(1.0 + misfit**2)
+    return 1.0 / (1.0 + misfit**2)
 
 
 def _errors(

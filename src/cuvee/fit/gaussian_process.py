@@ -21,6 +21,8 @@ CONSTANT_VARIANCE = 4.0
 """Prior variance of the level, in units of the losses' variance."""
 JITTER = 1e-6
 """Added to the kernel's diagonal, in units of the losses' variance."""
+MAX_STEPS = 200
+"""Steps of the optimiser before a fit counts as not converged."""
 _CHUNK = 4096
 _SQRT5 = 5.0**0.5
 _BROKEN = 2.0
@@ -156,17 +158,21 @@ class LogGaussianProcess:
 
     def _fit_target(self, target: int, learning: IntArray) -> FloatArray:
         prior = kernel_prior(self.weights_.shape[1], own_of(self.own, target))
-        hyper = self._learn(target, learning, prior)
-        process = _Process(self.weights_, self.losses_[:, target], hyper)
-        far = process.outlying_rows()
-        if len(far):
-            self.outliers_ += tuple((int(run), target) for run in far)
+        rows = np.arange(len(self.weights_))
+        # One at a time: a broken run makes its neighbours look broken too.
+        for _ in range(len(rows) // 10 + 1):
+            hyper = self._learn(target, np.intersect1d(learning, rows), prior)
+            process = _Process(self.weights_[rows], self.losses_[rows, target], hyper)
+            worst = process.broken_row()
+            if worst is None or len(rows) <= 0.9 * len(self.weights_):
+                break
+            self.outliers_ += ((int(rows[worst]), target),)
             logger.warning(
-                "target %d: runs %s lie far from what all other runs say and are left out",
+                "target %d: run %d is far from what all other runs say and is left out",
                 target,
-                far.tolist(),
+                rows[worst],
             )
-            hyper = self._learn(target, np.setdiff1d(learning, far), prior)
+            rows = np.delete(rows, worst)
         return hyper
 
     def _learn(self, target: int, rows: IntArray, prior: KernelPrior) -> FloatArray:
@@ -180,7 +186,7 @@ class LogGaussianProcess:
             jac=True,
             method="L-BFGS-B",
             bounds=Bounds(prior.mean - prior.reach, prior.mean + prior.reach),
-            options={"maxiter": 200},
+            options={"maxiter": MAX_STEPS},
         )
         if not result.success and result.status == 1:
             self.converged_ = False
@@ -355,15 +361,14 @@ class _Process:
         sd = np.sqrt(np.maximum(variance, self.kernel.noise_variance + JITTER))
         return self.mean + self.spread * (covariance @ self.solved), self.spread * sd
 
-    def outlying_rows(self) -> IntArray:
-        """Find broken runs: missed by far more than all others differ, at most a tenth."""
+    def broken_row(self) -> int | None:
+        """Find the run missed by most, if by far more than all others differ."""
         inverse = cho_solve((self.factor, True), np.eye(len(self.losses)), check_finite=False)
         # What a run is missed by when left out has this closed form.
         missed = np.abs(self.solved / np.diag(inverse))
         low, high = np.quantile(self.losses, [0.1, 0.9])
-        far = np.flatnonzero(missed > _BROKEN * (high - low))
-        most = len(self.losses) // 10
-        return np.sort(far[np.argsort(-missed[far], kind="stable")][:most])
+        worst = int(np.argmax(missed))
+        return worst if missed[worst] > _BROKEN * (high - low) else None
 
     def _covariance(self, features: FloatArray) -> FloatArray:
         return (

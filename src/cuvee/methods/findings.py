@@ -99,8 +99,8 @@ def _notes(done: Finished) -> tuple[str, ...]:
     notes = []
     if done.prepared.targets is None:
         notes.append(
-            "No targets were given: the objective is the mean over the domains' own validation text, "
-            "and the verdict is reached on the text the search has seen."
+            "No targets were given: the objective is the mean over the domains' own validation "
+            "text, half of which the search has seen and half of which only the verdict."
         )
     if done.runs.diverged.any():
         notes.append(

@@ -69,9 +69,7 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-def fit(
-    job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: int
-) -> None:
+def fit(job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: int) -> None:
     """Fit, cross-validate and write the predictor unless it is there.
 
     Args:

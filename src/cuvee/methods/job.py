@@ -78,7 +78,7 @@ def claim(out: Path, settings: object) -> None:
     strangers = sorted(one.name for one in out.iterdir() if one.name != ".lock")
     if strangers:
         raise ArtifactError(
-            f"{out} holds files that cuvee did not make ({', '.join(strangers[:3])}); choose an empty "
-            "or new --out."
+            f"{out} holds files that cuvee did not make ({', '.join(strangers[:3])}); choose an "
+            "empty or new --out."
         )
     artifacts.write_text(path, text)

@@ -82,7 +82,8 @@ def describe(plan: Mapping[str, Json]) -> str:
             f"{_duration(cast(float, part['seconds'])):>11}"
         )
     lines.append(
-        f"timed on this machine with {plan['workers']} workers; {plan['assumed']}; measurements included"
+        f"timed on this machine with {plan['workers']} workers; {plan['assumed']}; "
+        "measurements included"
     )
     return "\n".join([*lines, "", config.to_yaml(plan["config"])])
 

@@ -32,7 +32,7 @@ class TargetsConfig:
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of each target in the objective; empty weighs all the same."""
     own_domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Domains of the pool that are of a target's own kind; a target left out gets the nearest one."""
+    """Domains of the pool of a target's own kind; a target left out gets the nearest domain."""
 
     def __post_init__(self) -> None:
         if not self.sets:
@@ -165,8 +165,8 @@ def _own_domains(
         missing = sorted(set(given) - set(store.domains))
         if missing:
             raise DataError(
-                f"targets.own_domains.{name} names {missing[0]!r}, which is not a domain of the pool; "
-                f"domains are {', '.join(store.domains)}."
+                f"targets.own_domains.{name} names {missing[0]!r}, which is not a domain of the "
+                f"pool; domains are {', '.join(store.domains)}."
             )
         own[f"target/{name}"] = given or (nearest[name],)
     return own

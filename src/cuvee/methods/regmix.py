@@ -346,7 +346,7 @@ def sweep_specs(settings: RegMixConfig, job: Job, prepared: Prepared) -> dict[st
 
 
 def rivals(settings: RegMixConfig, job: Job, prepared: Prepared) -> dict[str, Mixture]:
-    """Return the mixtures to be judged: chosen, natural, uniform, best sampled, and the config's."""
+    """Return the mixtures to be judged: chosen, natural, uniform, best sampled, config's own."""
     made, runs = read_made_design(job), read_measured(job)
     losses = measure.objective_losses(runs, prepared) @ prepared.objective
     best = int(np.nanargmin(np.where(runs.diverged, np.nan, losses)))

@@ -24,8 +24,8 @@ def read_artifact(path: Path, *, rows: int) -> dict[str, Json]:
         rows: Most rows of a table.
 
     Returns:
-        For a file its ``content`` or its ``columns``, ``n_rows`` and first ``rows``; for a stage its
-        manifest and files; for another folder the stages in it and whether each is done.
+        For a file its ``content`` or its ``columns``, ``n_rows`` and first ``rows``; for a stage
+        its manifest and files; for another folder the stages in it and whether each is done.
 
     Raises:
         ArtifactError: There is nothing to show there.
@@ -42,7 +42,7 @@ def read_artifact(path: Path, *, rows: int) -> dict[str, Json]:
 
 
 def describe(found: Mapping[str, Json]) -> str:
-    """Write what `read_artifact` found as text; characters that would steer a terminal are escaped."""
+    """Write what `read_artifact` found as text; control characters are escaped."""
     if "rows" in found:
         return _describe_table(found)
     lines: list[str] = []

@@ -11,9 +11,7 @@ from cuvee.fit.swarm import fit_swarm, predict_swarm
 from cuvee.methods.fitting import one_thread
 
 
-def fit_tables(
-    weights: Path, losses: Path, *, model: str, out: Path, seed: int
-) -> dict[str, Json]:
+def fit_tables(weights: Path, losses: Path, *, model: str, out: Path, seed: int) -> dict[str, Json]:
     """Fit a predictor on two CSV tables and cross-validate it.
 
     Returns:

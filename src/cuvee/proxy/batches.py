@@ -2,9 +2,9 @@
 
 1. Each document is cut into windows of at most `context` tokens. Within a domain, windows stand in
    hash order; when a domain runs out it begins again in a new hash order (the next epoch).
-2. A domain's windows, one after the other, are cut into sequences of exactly `context` tokens; every
-   sequence is of one domain. Domains get whole numbers of sequences, by largest remainder, so the
-   realised weights are exact to one sequence and no token is padding.
+2. A domain's windows, one after the other, are cut into sequences of exactly `context` tokens;
+   every sequence is of one domain. Domains get whole numbers of sequences, by largest remainder, so
+   the realised weights are exact to one sequence and no token is padding.
 3. Sequences of the domains are interleaved evenly over each phase of the run.
 
 Document boundaries: the first token of a document is predicted from the end-of-text token, the last

@@ -74,7 +74,8 @@ class ProxyConfig:
         if self.context < 8 or self.batch_tokens < self.context:
             raise ConfigError(
                 f"batch_tokens {self.batch_tokens} and context {self.context}: a batch holds at "
-                "least one sequence, a sequence at least 8 tokens. Raise batch_tokens or lower context."
+                "least one sequence, a sequence at least 8 tokens. Raise batch_tokens or lower "
+                "context."
             )
         if self.n_tokens < self.batch_tokens:
             raise ConfigError(

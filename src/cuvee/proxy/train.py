@@ -1,7 +1,7 @@
 """Train one proxy model on one mixture and measure it on every evaluation set.
 
-`train_proxy` is a task (`executors`): it reads the token stores, trains, and leaves a folder with the
-losses at several points of the run. Nothing in that folder but timing.json depends on the clock.
+`train_proxy` is a task (`executors`): it reads the token stores, trains, and leaves a folder with
+the losses at several points of the run. Nothing in it but timing.json depends on the clock.
 """
 
 import logging
@@ -28,7 +28,7 @@ from cuvee.policy.sampling import subset
 from cuvee.proxy.batches import EvaluationSet, TrainingPlan, WindowStream, evaluation_set
 from cuvee.proxy.model import ProxyModel
 from cuvee.proxy.sizes import model_size
-from cuvee.randomness import integer_seed, stream
+from cuvee.randomness import hash64, integer_seed, stream
 from cuvee.tables.runs import Trajectory, write_trajectory
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ def train_proxy(spec: Mapping[str, Json], folder: Path) -> None:
 
     Args:
         spec: A `TrainingSpec` as JSON.
-        folder: Receives spec.json, result.json, trajectory.parquet, training_loss.parquet, timing.json
-            and checkpoints if asked for.
+        folder: Receives spec.json, result.json, trajectory.parquet, timing.json and checkpoints if
+            asked for.
 
     Raises:
         DataError: A domain with weight has no documents to draw from.
@@ -120,40 +120,56 @@ def open_evaluation_sets(run: TrainingSpec, pool: TokenStore) -> list[Evaluation
     if run.targets:
         store = TokenStore.open(Path(run.targets))
         side = 1 if run.half == "verdict" else 0
-        sets += _sets("target", store, side, run, run.half)
-    return sets + _sets("domain", pool, 1, run, "validation")
-
-
-def _sets(
-    kind: str, store: TokenStore, side: int, run: TrainingSpec, words: str
-) -> list[EvaluationSet]:
-    sets = []
-    n_tokens = run.evaluation_tokens if kind == "target" else run.domain_evaluation_tokens
-    for index, name in enumerate(store.domains):
-        documents = np.flatnonzero((store.domain == index) & (store.side == side))
-        if len(documents) == 0:
-            raise DataError(
-                f"{kind} {name!r} has no documents on its {words} side. Give it more documents or "
-                "raise corpus.validation_share."
-            )
-        sets.append(
-            evaluation_set(
-                f"{kind}/{name}",
-                store,
-                documents,
-                context=run.context,
-                n_tokens=n_tokens,
-                seed=run.evaluation_seed,
-            )
-        )
+        sets += [
+            _set("target", name, store, _on_side(store, index, side), run)
+            for index, name in enumerate(store.domains)
+        ]
+    for index, name in enumerate(pool.domains):
+        documents = _on_side(pool, index, 1)
+        if not run.targets:
+            documents = _half(pool, documents, run)
+        sets.append(_set("domain", name, pool, documents, run))
     return sets
 
 
+def _on_side(store: TokenStore, domain: int, side: int) -> IntArray:
+    return np.flatnonzero((store.domain == domain) & (store.side == side))
+
+
+def _half(pool: TokenStore, documents: IntArray, run: TrainingSpec) -> IntArray:
+    """Take every second validation document in hash order: the objective's search or verdict half.
+
+    Without targets the domains' validation text is the objective, and the verdict needs text the
+    search has not seen.
+    """
+    keys = pool.keys[documents]
+    order = np.lexsort((keys, hash64(run.evaluation_seed, "half", keys)))
+    return np.sort(documents[order[1::2] if run.half == "verdict" else order[::2]])
+
+
+def _set(
+    kind: str, name: str, store: TokenStore, documents: IntArray, run: TrainingSpec
+) -> EvaluationSet:
+    if len(documents) == 0:
+        raise DataError(
+            f"{kind} {name!r} has no validation documents for the {run.half} half. Give it more "
+            "documents or raise pool.validation_share."
+        )
+    return evaluation_set(
+        f"{kind}/{name}",
+        store,
+        documents,
+        context=run.context,
+        n_tokens=run.evaluation_tokens if kind == "target" else run.domain_evaluation_tokens,
+        seed=run.evaluation_seed,
+    )
+
+
 def training_documents(run: TrainingSpec, store: TokenStore) -> dict[str, IntArray]:
-    """Return the documents each domain of the run draws from: its training side or a subset of it."""
+    """Return the documents a run may draw from, by domain: the training side or a part of it."""
     chosen = {}
     for index, name in enumerate(store.domains):
-        documents = np.flatnonzero((store.domain == index) & (store.side == 0))
+        documents = _on_side(store, index, 0)
         if run.subset_tokens is not None:
             kept = subset(
                 store.keys[documents],

@@ -89,7 +89,7 @@ def read_runs(path: Path) -> Runs:
 
 
 def write_trajectory(path: Path, trajectory: Trajectory) -> None:
-    """Write a trajectory as Parquet: ``n_tokens``, then ``loss:<set>`` and ``bpb:<set>`` columns."""
+    """Write a trajectory as Parquet: ``n_tokens``, ``loss:<set>`` and ``bpb:<set>`` columns."""
     columns: dict[str, object] = {"n_tokens": trajectory.n_tokens}
     for prefix, values in (("loss", trajectory.losses), ("bpb", trajectory.losses_bpb)):
         for position, name in enumerate(trajectory.targets):

@@ -30,8 +30,8 @@ class PoolStatistics:
         for name, count in zip(self.domains, self.n_tokens, strict=True):
             if count <= 0:
                 raise DataError(
-                    f"domain {name!r} has no training tokens; every domain needs text. Remove it from "
-                    "the pool or give it documents."
+                    f"domain {name!r} has no training tokens; every domain needs text. Remove it "
+                    "from the pool or give it documents."
                 )
 
     @property

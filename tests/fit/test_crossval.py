@@ -1,0 +1,142 @@
+"""Cross-validation and what stands beside it."""
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from cuvee.arrays import FloatArray
+from cuvee.errors import ConfigError
+from cuvee.fit.boosting import BoostedTrees
+from cuvee.fit.crossval import (
+    assign_folds,
+    baseline_mixtures,
+    cross_validate,
+    rank_correlation,
+    score_objective,
+    score_predictions,
+    score_targets,
+    scores_to_json,
+)
+from cuvee.fit.linear import LinearMixture
+
+
+def _runs(n_runs: int = 20) -> tuple[FloatArray, FloatArray]:
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet(np.ones(3), size=n_runs)
+    slopes = np.array([[2.0, 1.0], [3.0, 4.0], [2.5, 2.0]])
+    return weights, weights @ slopes + 0.02 * rng.normal(size=(n_runs, 2))
+
+
+def test_no_fit_sees_the_run_it_predicts() -> None:
+    """Each prediction equals that of a model fitted by hand on the other folds."""
+    weights, losses = _runs()
+    validation = cross_validate(
+        LinearMixture, weights, losses, n_folds=4, rng=np.random.default_rng(1)
+    )
+    assert np.bincount(validation.folds).tolist() == [5, 5, 5, 5]
+    for fold in range(4):
+        out = validation.folds == fold
+        model = LinearMixture().fit(weights[~out], losses[~out], rng=np.random.default_rng(0))
+        np.testing.assert_allclose(validation.mean[out], model.predict(weights[out])[0])
+        np.testing.assert_allclose(validation.fold_mean[out][0], losses[~out].mean(axis=0))
+
+
+def test_repeated_mixtures_share_a_fold() -> None:
+    """A run must not be predicted from its twin."""
+    weights = np.repeat(np.random.default_rng(0).dirichlet(np.ones(3), size=6), 3, axis=0)
+    folds = assign_folds(weights, n_folds=3, rng=np.random.default_rng(0))
+    assert all(len(set(folds[start : start + 3])) == 1 for start in range(0, 18, 3))
+    assert set(folds) == {0, 1, 2}
+
+
+def test_constant_errors_come_from_the_other_folds() -> None:
+    """The deviation of a fold is the error of the runs outside it."""
+    weights, losses = _runs()
+    validation = cross_validate(
+        lambda: BoostedTrees(n_folds=0),
+        weights,
+        losses,
+        n_folds=4,
+        constant_errors=True,
+        rng=np.random.default_rng(1),
+    )
+    out = validation.folds == 2
+    expected = np.sqrt(np.mean((losses - validation.mean)[~out] ** 2, axis=0))
+    np.testing.assert_allclose(validation.sd[out], np.tile(expected, (5, 1)))
+
+
+def test_scores_by_hand() -> None:
+    """Four runs whose figures can be told by eye."""
+    score = score_predictions(
+        "x",
+        measured=np.array([1.0, 2.0, 3.0, 4.0]),
+        mean=np.array([1.5, 1.0, 3.0, 4.0]),
+        sd=np.array([0.4, 0.4, 0.4, 0.4]),
+        baseline=np.full(4, 2.5),
+    )
+    assert score.rank == pytest.approx(0.8)
+    assert score.rmse == pytest.approx(np.sqrt(1.25 / 4))
+    assert score.mae == pytest.approx(1.5 / 4)
+    assert score.coverage == 0.75
+    assert (score.regret, score.baseline_regret) == (1.0, 1.5)
+    assert score.baseline_rmse == pytest.approx(np.sqrt(5.0 / 4))
+    assert scores_to_json((score,))[0] == {
+        "target": "x",
+        "n_runs": 4,
+        "rank": score.rank,
+        "rmse": score.rmse,
+        "mae": score.mae,
+        "coverage": 0.75,
+        "regret": 1.0,
+        "baseline_rmse": score.baseline_rmse,
+        "baseline_regret": 1.5,
+    }
+
+
+def test_objective_adds_predictions_up() -> None:
+    """One score a target, and one of their weighted sum."""
+    weights, losses = _runs()
+    validation = cross_validate(LinearMixture, weights, losses, rng=np.random.default_rng(1))
+    scores = score_targets(validation, losses, ("x", "y"))
+    assert [score.target for score in scores] == ["x", "y"]
+    single = score_objective(validation, losses, np.array([0.0, 1.0]), name="y")
+    assert single == scores[1]
+    both = score_objective(validation, losses, np.array([0.5, 0.5]), name="mean")
+    expected = (losses - validation.mean).mean(axis=1)
+    assert both.rmse == pytest.approx(np.sqrt(np.mean(expected**2)))
+
+
+def test_rank_correlation_equals_scipy() -> None:
+    """Ties included; constants have no rank."""
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(5, size=30).astype(float), rng.integers(5, size=30).astype(float)
+    assert rank_correlation(one, other) == pytest.approx(float(spearmanr(one, other)[0]))
+    assert rank_correlation(np.ones(4), np.arange(4.0)) is None
+
+
+def test_baselines_are_named_mixtures() -> None:
+    """Natural, uniform, uniform over own domains, best measured."""
+    weights = np.eye(4)
+    losses = np.array([[3.0, 1.0], [1.0, 1.5], [2.0, 2.0], [4.0, 4.0]])
+    natural = np.array([0.4, 0.3, 0.2, 0.1])
+    named = baseline_mixtures(
+        natural, weights, losses, own=(2, None), objective=np.array([0.5, 0.5])
+    )
+    assert {name: mixture.tolist() for name, mixture in named.items()} == {
+        "natural": natural.tolist(),
+        "uniform": [0.25] * 4,
+        "uniform-own": [0.0, 0.0, 1.0, 0.0],
+        "best-measured": [0.0, 1.0, 0.0, 0.0],
+    }
+    assert "uniform-own" not in baseline_mixtures(
+        natural, weights, losses, own=None, objective=np.array([1.0, 0.0])
+    )
+
+
+def test_too_few_runs_or_mixtures_are_refused() -> None:
+    """Folds need something on both sides."""
+    rng = np.random.default_rng(0)
+    with pytest.raises(ConfigError, match="3 runs of 3 mixtures in 5 folds cannot"):
+        assign_folds(np.eye(3), n_folds=5, rng=rng)
+    with pytest.raises(ConfigError, match="8 runs of 1 mixtures"):
+        assign_folds(np.full((8, 2), 0.5), n_folds=5, rng=rng)
