@@ -63,7 +63,7 @@ def field_docstrings(kind: type) -> dict[str, str]:
 
 def commands() -> list[tuple[str, Any]]:
     """Return the verbs of the command line, sorted."""
-    group: Any = typer.main.get_command(importlib.import_module("cuvee.cli.main").app)
+    group: Any = typer.main.get_command(importlib.import_module("cuvee.cli.app").app)
     return sorted(group.commands.items())
 
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
 from cuvee.errors import ArtifactError
 
@@ -23,6 +23,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 DONE = "done"
 TIMING = "timing.json"
+LOCK = ".lock"
 _PARTIAL = ".partial"
 
 
@@ -54,8 +55,12 @@ def write_json(path: Path, value: Json) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     aside = path.with_name(path.name + _PARTIAL)
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Json:
@@ -153,26 +158,52 @@ def require(folder: Path, *, made_by: str) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process, so that two commands never write the same artefacts.
 
+    Nothing remains of the lock, nor of a folder that was made for it and stayed empty.
+
     Raises:
-        ArtifactError: Another process holds it.
+        ArtifactError: Another process holds it, or it is a file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise ArtifactError(
-                f"{folder} is in use by process {file.read().strip() or '?'}; wait for it, "
-                "stop it, or choose another --out."
-            ) from error
-        file.truncate(0)
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArtifactError(f"{folder} is not a folder; choose another --out.") from error
+    lock = folder / LOCK
+    with _held(lock) as file:
         file.write(str(os.getpid()))
         file.flush()
         try:
             yield
         finally:
-            file.truncate(0)  # a number left behind would differ from run to run
+            lock.unlink(missing_ok=True)
+            if is_new and folder.exists() and next(folder.iterdir(), None) is None:
+                folder.rmdir()
+
+
+@contextmanager
+def _held(lock: Path) -> Iterator[TextIO]:
+    """Hold the lock file that bears the name now: its last holder may just have unlinked ours."""
+    while True:
+        with lock.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise ArtifactError(
+                    f"{lock.parent} is in use by process {file.read().strip() or '?'}; wait for "
+                    "it, stop it, or choose another --out."
+                ) from error
+            if _is_at(lock, file):
+                file.truncate(0)
+                yield file
+                return
+
+
+def _is_at(path: Path, file: TextIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _check_free(folder: Path) -> None:

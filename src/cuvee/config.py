@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,13 +70,14 @@ def parse(kind: type[T], settings: Mapping[str, Json]) -> T:
         ConfigError: A key is unknown, missing or out of range; the message names it by its path.
     """
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(settings, allow_nan=False), strict=False)
+        _check_plain("", settings)
+        return TypeAdapter(kind).validate_json(json.dumps(settings), strict=False)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in first["loc"]) or "(top)"
         raise ConfigError(_message(kind, path, dict(first), len(error.errors()))) from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"config is not plain data: {error}") from error
+    except RecursionError as error:
+        raise ConfigError("config is nested too deeply, or an alias refers to itself.") from error
 
 
 def dump(config: object) -> dict[str, Json]:
@@ -103,6 +105,28 @@ def differing_keys(one: Json, other: Json) -> list[str]:
 def fields_of(kind: type) -> list[str]:
     """Name the fields of a config dataclass."""
     return [field.name for field in dataclasses.fields(kind)]
+
+
+def _check_plain(path: str, node: object) -> None:
+    """Refuse what YAML knows and JSON does not: dates, NaN, and keys that are not words."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if not isinstance(key, (str, int)) or isinstance(key, bool):
+                raise ConfigError(
+                    f"config key {path or '(top)'}: YAML reads one of its keys as {key!r}; put the "
+                    "key in quotes."
+                )
+            _check_plain(f"{path}.{key}" if path else str(key), value)
+    elif isinstance(node, (list, tuple)):
+        for number, value in enumerate(node):
+            _check_plain(f"{path}.{number}", value)
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise ConfigError(f"config key {path} is {node}; it must be a finite number.")
+    elif node is not None and not isinstance(node, (bool, int, float, str)):
+        raise ConfigError(
+            f"config key {path}: YAML reads {str(node)!r} as a {type(node).__name__}; put the "
+            "value in quotes."
+        )
 
 
 def _differences(path: str, one: Json, other: Json) -> Iterator[str]:

@@ -2,52 +2,63 @@
 
 Results go to standard output, logs and progress to standard error. Exit status: 0 done; 1 one clear
 message; 2 wrong usage; 130 interrupted (the same command resumes).
+
+Worker processes import the command's main module again, so this one must stay light: the verbs, and
+with them torch, are imported when they are called for.
 """
 
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
-import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cuvee.cli import fit, predict, run, show, stages
-from cuvee.cli.options import verbosity_of
 from cuvee.errors import CuveeError, CuveeWarning
 
-app = typer.Typer(
-    name="cuvee",
-    help="Decide by experiment what a language model is pre-trained on.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-run.register(app)
-stages.register(app)
-fit.register(app)
-predict.register(app)
-show.register(app)
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line and leave with its exit status."""
-    arguments = sys.argv[1:]
-    verbosity = verbosity_of(arguments)
+    from cuvee.cli.app import app
+    from cuvee.cli.options import verbosity_of
+
+    verbosity = verbosity_of(sys.argv[1:])
     _log_to_stderr(verbosity)
-    try:
+    with _errors_as_messages(traceback=verbosity > 0):
         app()
+
+
+@contextmanager
+def _errors_as_messages(*, traceback: bool) -> Iterator[None]:
+    try:
+        yield
     except CuveeError as error:
-        if verbosity > 0:
+        if traceback:
             raise
-        sys.stderr.write(f"cuvee: {error}\n")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("cuvee: interrupted; the same command goes on from here.\n")
-        sys.exit(130)
+        _leave(str(error))
+    except OSError as error:
+        if traceback:
+            raise
+        place = error.filename2 or error.filename
+        _leave(f"{error.strerror or error}{f': {place}' if place else ''}.")
+    except SystemExit as leaving:
+        if leaving.code == _INTERRUPTED:
+            sys.stderr.write("cuvee: interrupted; the same command goes on from here.\n")
+        raise
+
+
+def _leave(message: str) -> None:
+    """End with a message; what a path or a name may hold must not steer the terminal."""
+    shown = "".join(
+        char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in message
+    )
+    sys.stderr.write(f"cuvee: {shown}\n")
+    sys.exit(1)
 
 
 def _log_to_stderr(verbosity: int) -> None:

@@ -1,1 +1,1 @@
-"""Predictors of losses, one contract for all."""
+"""Predictors of losses from mixture weights, and how good they are on runs they have not seen."""

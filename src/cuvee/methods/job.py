@@ -53,12 +53,34 @@ class Job:
         logger.info("%s: finished in %.1f s", name, seconds)
 
 
-def claim(out: Path, settings: object) -> None:
+@contextmanager
+def claimed(out: Path, settings: object) -> Iterator[None]:
+    """Claim a folder for the first stage; if that ends with nothing finished, let go of it again.
+
+    So a mistake found at once, such as a misspelt path, can be corrected under the same --out.
+
+    Raises:
+        ArtifactError: As `claim`.
+    """
+    is_new = claim(out, settings)
+    try:
+        yield
+    except BaseException:
+        if is_new and next(out.rglob(artifacts.DONE), None) is None:
+            (out / _CONFIG).unlink(missing_ok=True)
+            _remove_empty_folders(out)
+        raise
+
+
+def claim(out: Path, settings: object) -> bool:
     """Tie a folder to a config, or check that it is tied to this one.
 
     Args:
         out: The folder; made if absent.
         settings: The resolved config.
+
+    Returns:
+        True where the folder was not tied before.
 
     Raises:
         ArtifactError: The folder was made with another config; the message names the keys.
@@ -73,12 +95,19 @@ def claim(out: Path, settings: object) -> None:
                 f"{out} was made with another config; different keys: {', '.join(keys)}. Choose "
                 "another --out, or restore these keys."
             )
-        return
+        return False
     out.mkdir(parents=True, exist_ok=True)
-    strangers = sorted(one.name for one in out.iterdir() if one.name != ".lock")
+    strangers = sorted(one.name for one in out.iterdir() if one.name != artifacts.LOCK)
     if strangers:
         raise ArtifactError(
             f"{out} holds files that cuvee did not make ({', '.join(strangers[:3])}); choose an "
             "empty or new --out."
         )
     artifacts.write_text(path, text)
+    return True
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    for one in sorted(folder.rglob("*"), reverse=True):
+        if one.is_dir() and next(one.iterdir(), None) is None:
+            one.rmdir()

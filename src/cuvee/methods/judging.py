@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from cuvee import artifacts, config
+from cuvee.errors import ConfigError
 from cuvee.methods import measure
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
@@ -17,7 +18,15 @@ from cuvee.tables.runs import Runs, Trajectory, read_trajectory, write_runs
 from cuvee.validate.compare import ValidateConfig, Verdict, compare, named_mixtures
 from cuvee.validate.equivalent import EquivalentTokens, equivalent_tokens, objective_curves
 
-__all__ = ["judge", "named_mixtures", "read_equivalent", "read_verdict", "run_name", "trajectory"]
+__all__ = [
+    "judge",
+    "larger",
+    "named_mixtures",
+    "read_equivalent",
+    "read_verdict",
+    "run_name",
+    "trajectory",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +84,24 @@ def judge(
         write_runs(aside / "runs.parquet", runs)
 
 
+def larger(proxy: ProxyConfig, settings: ValidateConfig) -> ProxyConfig:
+    """Return how the validated models are trained: as the proxies, but larger and longer.
+
+    Raises:
+        ConfigError: The size is unknown, or tokens and points do not go with the proxies' batches.
+    """
+    try:
+        return replace(
+            proxy,
+            size=settings.size,
+            n_tokens=settings.n_tokens,
+            points=settings.points,
+            learning_rate=settings.learning_rate,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"validate: {error}") from error
+
+
 def run_name(mixture: str, number: int) -> str:
     """Name one validation run."""
     return f"{mixture}-seed{number}"
@@ -112,18 +139,12 @@ def _specs(
     target_tokens: int,
     seed: int,
 ) -> dict[str, TrainingSpec]:
-    larger = replace(
-        proxy,
-        size=settings.size,
-        n_tokens=settings.n_tokens,
-        points=settings.points,
-        learning_rate=settings.learning_rate,
-    )
-    inputs = measure.sweep_inputs(job, prepared, larger, target_tokens=target_tokens)
-    rate = measure.learning_rate(job, prepared, larger, inputs, seed=seed)
+    judged = larger(proxy, settings)
+    inputs = measure.sweep_inputs(job, prepared, judged, target_tokens=target_tokens)
+    rate = measure.learning_rate(job, prepared, judged, inputs, seed=seed)
     return {
         run_name(name, number): training_spec(
-            larger,
+            judged,
             inputs,
             mixture,
             seed=seed,

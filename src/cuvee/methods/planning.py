@@ -8,7 +8,7 @@ from typing import cast
 
 from cuvee import artifacts, config
 from cuvee.artifacts import Json
-from cuvee.methods import measure
+from cuvee.methods import judging, measure
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared, open_prepared
 from cuvee.methods.regmix import RegMixConfig
@@ -90,13 +90,7 @@ def describe(plan: Mapping[str, Json]) -> str:
 
 def _parts(settings: RegMixConfig) -> list[_Part]:
     proxy, judged = settings.proxy, settings.validate
-    larger = replace(
-        proxy,
-        size=judged.size,
-        n_tokens=judged.n_tokens,
-        points=judged.points,
-        learning_rate=judged.learning_rate,
-    )
+    larger = judging.larger(proxy, judged)
     n_mixtures = 4 + len(judged.mixtures)
     parts = [
         _Part(name=f"sweep {proxy.size}", n_runs=settings.design.n_runs, proxy=proxy),

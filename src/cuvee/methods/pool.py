@@ -1,6 +1,7 @@
 """From documents to token stores: the pool and the target sets, shared by all methods."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,10 @@ from cuvee.tables.statistics import PoolStatistics
 
 logger = logging.getLogger(__name__)
 
+RESERVED_TARGETS = ("total", "objective")
+"""Names of the weighted sum of all targets in tables and in the report."""
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetsConfig:
@@ -37,6 +42,8 @@ class TargetsConfig:
     def __post_init__(self) -> None:
         if not self.sets:
             raise ConfigError("sets is empty; name at least one target, or leave targets out.")
+        for name in self.sets:
+            _check_target_name(name)
         for key, names in (("weights", self.weights), ("own_domains", self.own_domains)):
             unknown = sorted(set(names) - set(self.sets))
             if unknown:
@@ -49,6 +56,19 @@ class TargetsConfig:
                 raise ConfigError(f"weight of target {name!r} is {weight}; it must be at least 0.")
         if self.weights and not sum(self.weights.values()) > 0:
             raise ConfigError("weights are all 0; give at least one target a weight.")
+
+
+def _check_target_name(name: str) -> None:
+    """Refuse a name that cannot be part of a run's folder, or that stands for all targets."""
+    if name in RESERVED_TARGETS:
+        raise ConfigError(
+            f"target name {name!r} stands for all targets together; choose another name."
+        )
+    if not _SAFE_NAME.fullmatch(name):
+        raise ConfigError(
+            f"target name {name!r} cannot be part of a folder's name; use 1 to 64 letters, "
+            "digits, '.', '_' or '-', the first a letter or digit."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,11 +148,13 @@ def open_prepared(job: Job, pool: PoolConfig, targets: TargetsConfig | None) -> 
 
     Raises:
         ArtifactError: It is not finished.
-        DataError: A name in the config is not a domain or a target.
+        DataError: A name in the config is not a domain or a target, or a domain has too little
+            validation text.
     """
     store = TokenStore.open(job.folder("tokens"))
     target_store = TokenStore.open(job.folder("targets", "tokens")) if targets else None
     names = target_store.domains if target_store else store.domains
+    _check_validation(store, is_objective=targets is None)
     return Prepared(
         store=store,
         targets=target_store,
@@ -140,6 +162,24 @@ def open_prepared(job: Job, pool: PoolConfig, targets: TargetsConfig | None) -> 
         own_domains=_own_domains(job, store, targets, names),
         objective=_objective(targets, names),
     )
+
+
+def _check_validation(store: TokenStore, *, is_objective: bool) -> None:
+    """Refuse a domain that could not be measured; an objective's needs text for both halves."""
+    needed = 2 if is_objective else 1
+    counts = np.bincount(store.domain[store.side == 1], minlength=len(store.domains))
+    for name, count in zip(store.domains, counts, strict=True):
+        if count < needed:
+            raise DataError(
+                f"domain {name!r} has {count} validation documents; it needs at least {needed}. "
+                "Give it more documents, raise pool.validation_share, or merge it with another "
+                "domain."
+            )
+        if is_objective and name in RESERVED_TARGETS:
+            raise DataError(
+                f"domain {name!r} bears the name that stands for all targets together; without "
+                "targets the domains are the targets. Rename the domain, or give targets."
+            )
 
 
 def _bar(job: Job, stage: str) -> Callable[[int, int], None]:

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -24,13 +24,14 @@ from cuvee.corpus.read import PoolConfig
 from cuvee.corpus.scan import read_index
 from cuvee.corpus.tokens import TokensConfig
 from cuvee.design.dirichlet import DesignConfig, make_design
-from cuvee.errors import ConfigError
+from cuvee.errors import ConfigError, InfeasibleError
 from cuvee.methods import findings, fitting, judging, measure, shipping
 from cuvee.methods.fitting import FitConfig
-from cuvee.methods.job import Job, claim
+from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared, TargetsConfig, open_prepared, prepare
+from cuvee.methods.presets import REGMIX_PAPER
 from cuvee.policy.mixture import Mixture
-from cuvee.proxy.sweep import ProxyConfig, training_spec
+from cuvee.proxy.sweep import ProxyConfig, subset_tokens, training_spec
 from cuvee.proxy.train import TrainingSpec
 from cuvee.randomness import integer_seed, stream
 from cuvee.report.content import ReportContent
@@ -85,35 +86,14 @@ class RegMixConfig:
         for name, limit in {"max_epochs": self.max_epochs, **self.domain_epochs}.items():
             if not limit > 0:
                 raise ConfigError(f"epoch limit {name} is {limit}; it must be above 0.")
-
-
-PAPER: Mapping[str, Any] = {
-    "max_epochs": 15.0,
-    "design": {"n_runs": 512},
-    "proxy": {
-        "size": "1m",
-        "n_tokens": 1_000_000_000,
-        "context": 2048,
-        "batch_tokens": 1_048_576,
-        "learning_rate": 4e-4,
-        "warmup_share": 0.1,
-        "repetition_matched": False,
-    },
-    "fit": {"model": "boosted-trees"},
-    "search": {
-        "n_simulated": 100_000,
-        "n_best": 128,
-        "temperature": 1.0,
-        "strengths": [1.0],
-        "refine": False,
-    },
-}
-"""Settings of RegMix, sections 3 and 4.1 and its appendix; shown by --dry-run."""
+        judging.larger(self.proxy, self.validate)
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RegMixConfig:
     """Read a config file; ``preset: paper`` fills in the paper's settings where it is silent."""
-    return config.load(RegMixConfig, path, overrides, presets={"default": {}, "paper": PAPER})
+    return config.load(
+        RegMixConfig, path, overrides, presets={"default": {}, "paper": REGMIX_PAPER}
+    )
 
 
 def run(settings: RegMixConfig, job: Job) -> None:
@@ -124,8 +104,36 @@ def run(settings: RegMixConfig, job: Job) -> None:
 
 def label(settings: RegMixConfig, job: Job) -> None:
     """Read, split and tokenise the pool and the targets."""
-    claim(job.out, settings)
-    prepare(job, settings.pool, settings.targets, settings.tokens, seed=settings.seed)
+    with claimed(job.out, settings):
+        prepared = prepare(
+            job, settings.pool, settings.targets, settings.tokens, seed=settings.seed
+        )
+        check(settings, prepared)
+
+
+def check(settings: RegMixConfig, prepared: Prepared) -> None:
+    """Refuse at once, before hours of work, what a later stage would have to refuse.
+
+    Raises:
+        ConfigError: A limit, a bound or a mixture names a domain that the pool does not have.
+        DataError: Repetition cannot be matched.
+        InfeasibleError: Limits and bounds leave no mixture, or no selection.
+    """
+    statistics, budget = prepared.statistics, target_tokens(settings, prepared)
+    Constraints.from_bounds(
+        statistics.domains, caps=caps(settings, prepared), bounds=settings.search.bounds
+    )
+    judging.named_mixtures(settings.validate, statistics.domains)
+    for proxy in (settings.proxy, judging.larger(settings.proxy, settings.validate)):
+        subset_tokens(proxy, statistics, budget)
+    room = int((epoch_limits(settings, prepared) * statistics.n_tokens).sum())
+    wanted = settings.select.n_tokens or budget
+    if wanted > room:
+        raise InfeasibleError(
+            f"the selection is to have {wanted:,} tokens, but the text given has {room:,} within "
+            f"its epoch limits. Set select.n_tokens to at most {room:,}, raise max_epochs, or give "
+            "more text."
+        )
 
 
 def design(settings: RegMixConfig, job: Job) -> None:
@@ -385,5 +393,5 @@ def read_found(job: Job) -> Optimum:
 
 
 def _open(settings: RegMixConfig, job: Job) -> Prepared:
-    claim(job.out, settings)
-    return open_prepared(job, settings.pool, settings.targets)
+    with claimed(job.out, settings):
+        return open_prepared(job, settings.pool, settings.targets)

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -93,12 +93,26 @@ def train_proxy(spec: Mapping[str, Json], folder: Path) -> None:
     inputs = {"pool": artifacts.digest_of(Path(run.pool))}
     if run.targets:
         inputs["targets"] = artifacts.digest_of(Path(run.targets))
-    with artifacts.writing(
-        folder, stage="train", settings=portable_spec(run), seed=run.seed, inputs=inputs
-    ) as aside:
+    with (
+        artifacts.writing(
+            folder, stage="train", settings=portable_spec(run), seed=run.seed, inputs=inputs
+        ) as aside,
+        _one_thread(),
+    ):
         trainer = _Trainer(run, aside)
         trainer.train()
         trainer.write()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sum in one order, so that a run made in this process equals one made by a worker."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def portable_spec(run: TrainingSpec) -> dict[str, Json]:

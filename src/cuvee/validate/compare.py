@@ -25,7 +25,7 @@ RESERVED_MIXTURES = ("chosen", "natural", "uniform", "best-sampled")
 """Names of the mixtures that are always validated."""
 SUM_TOLERANCE = 0.005
 """Published mixtures are rounded to a few digits; a sum farther from 1 is a mistake."""
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,8 +281,8 @@ def _check_mixture(name: str, shares: Mapping[str, float]) -> None:
         raise ConfigError(f"mixtures.{name} takes a reserved name; choose another")
     if not _SAFE_NAME.fullmatch(name):
         raise ConfigError(
-            f"mixture name {name!r} cannot be part of a folder's name; use letters, digits, "
-            "'.', '_', '-'"
+            f"mixture name {name!r} cannot be part of a folder's name; use 1 to 64 letters, "
+            "digits, '.', '_' or '-', the first a letter or digit"
         )
     for domain, share in shares.items():
         if not math.isfinite(share) or share < 0.0:

@@ -1,0 +1,20 @@
+"""The verbs of the command line, gathered."""
+
+import typer
+
+from cuvee.cli import fit, predict, run, show, stages
+
+app = typer.Typer(
+    name="cuvee",
+    help="Decide by experiment what a language model is pre-trained on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+run.register(app)
+stages.register(app)
+fit.register(app)
+predict.register(app)
+show.register(app)
