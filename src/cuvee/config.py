@@ -74,7 +74,7 @@ def parse(kind: type[T], settings: Mapping[str, Json]) -> T:
         return TypeAdapter(kind).validate_json(json.dumps(settings), strict=False)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"]) or "(top)"
+        path = ".".join(str(part) for part in first["loc"])
         raise ConfigError(_message(kind, path, dict(first), len(error.errors()))) from error
     except RecursionError as error:
         raise ConfigError("config is nested too deeply, or an alias refers to itself.") from error
@@ -151,7 +151,7 @@ def _message(kind: type, path: str, detail: Mapping[str, Any], n_errors: int) ->
     reason = str(detail["msg"]).removeprefix("Value error, ").removesuffix(".")
     found = detail.get("input")
     shown = f" (found {found!r:.80})" if isinstance(found, (str, int, float, bool)) else ""
-    return f"config key {path}: {reason}{shown}.{more}"
+    return f"config{f' key {path}' if path else ''}: {reason}{shown}.{more}"
 
 
 def _allowed_keys(kind: type, path: Sequence[str]) -> list[str]:
@@ -161,9 +161,10 @@ def _allowed_keys(kind: type, path: Sequence[str]) -> list[str]:
     node: Mapping[str, Any] = schema
     for part in path:
         node = _resolve(node, definitions)
-        node = (
-            node.get("items", node) if part.isdigit() else node.get("properties", {}).get(part, {})
-        )
+        if part.isdigit():
+            node = node.get("items", node)
+        else:
+            node = node.get("properties", {}).get(part, node.get("additionalProperties", {}))
     return sorted(_resolve(node, definitions).get("properties", {}))
 
 

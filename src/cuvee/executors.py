@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from cuvee import artifacts
 from cuvee.artifacts import Json
 from cuvee.errors import ArtifactError
@@ -75,6 +77,13 @@ def run_tasks(tasks: Sequence[Task], *, workers: int) -> Iterator[Task]:
             yield task
     elif pending:
         yield from _run_pool(pending, min(workers, len(pending)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep linear algebra in this process on one thread: sums then do not depend on the cores."""
+    with threadpool_limits(limits=1):
+        yield
 
 
 def usable_cores() -> int:

@@ -106,13 +106,11 @@ def test_killed_run_resumes_to_the_same_artefacts(
 ) -> None:
     """After kill -9 of the whole process group at random moments the same command completes it."""
     out = tmp_path / "out"
-    arguments = ("run", "regmix", finished.config, "--out", out, "--workers", 2, "-q")
+    arguments = ("run", "regmix", finished.config, "--out", out, "--workers", 1, "-q")
     moments = np.random.default_rng().uniform(0.2, 0.9, size=3) * finished.seconds
-    survived = 0
     for seconds in moments:
         process = start(*arguments)
         time.sleep(seconds)
-        survived += process.poll() is not None
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     process = start(*arguments)
@@ -131,7 +129,6 @@ def test_killed_run_resumes_to_the_same_artefacts(
         ("select", ("optimum", "selection"), "optimum", "search"),
         ("validate", ("optimum", "verdict"), "optimum", "search"),
         ("report", ("verdict",), "verdict", "validate"),
-        ("report", ("selection",), "selection", "select"),
     ],
 )
 def test_verb_names_the_missing_step(

@@ -1,19 +1,17 @@
 """The predictor: one model of the loss for each target, cross-validated beside its baselines."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from threadpoolctl import threadpool_limits
 
 from cuvee import artifacts, config
 from cuvee.arrays import BoolArray, FloatArray
 from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
+from cuvee.executors import one_thread
 from cuvee.fit.crossval import (
     cross_validate,
     rank_correlation,
@@ -60,13 +58,6 @@ class FitConfig:
         model_class(self.model)
         if self.n_folds < 2:
             raise ConfigError(f"n_folds is {self.n_folds}; it must be at least 2.")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep linear algebra on one thread, so that sums do not depend on the number of cores."""
-    with threadpool_limits(limits=1):
-        yield
 
 
 def fit(job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cuvee import artifacts
 from cuvee.arrays import FloatArray
-from cuvee.corpus.read import PoolConfig
+from cuvee.corpus.read import PoolConfig, list_shards
 from cuvee.corpus.scan import read_index, scan_pool, scan_targets
 from cuvee.corpus.store import TokenStore
 from cuvee.corpus.tokens import TokensConfig, make_tokenizer, tokenise_pool
@@ -111,6 +111,8 @@ def prepare(
     Returns:
         The opened stores.
     """
+    for name, one in (targets.sets if targets else {}).items():
+        list_shards(one, domain=name)  # a target that is not there is no reason to read the pool
     with job.stage("label"):
         index = scan_pool(
             pool, job.out, seed=seed, workers=job.workers, on_progress=_bar(job, "label pool")

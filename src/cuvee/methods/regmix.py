@@ -25,12 +25,14 @@ from cuvee.corpus.scan import read_index
 from cuvee.corpus.tokens import TokensConfig
 from cuvee.design.dirichlet import DesignConfig, make_design
 from cuvee.errors import ConfigError, InfeasibleError
+from cuvee.executors import one_thread
 from cuvee.methods import findings, fitting, judging, measure, shipping
 from cuvee.methods.fitting import FitConfig
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared, TargetsConfig, open_prepared, prepare
 from cuvee.methods.presets import REGMIX_PAPER
 from cuvee.policy.mixture import Mixture
+from cuvee.proxy.machine import choose_device
 from cuvee.proxy.sweep import ProxyConfig, subset_tokens, training_spec
 from cuvee.proxy.train import TrainingSpec
 from cuvee.randomness import integer_seed, stream
@@ -98,6 +100,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RegMixConfig:
 
 def run(settings: RegMixConfig, job: Job) -> None:
     """Run the whole chain; finished stages are not made again."""
+    choose_device(settings.proxy.device)
     for step in STEPS.values():
         step(settings, job)
 
@@ -195,7 +198,7 @@ def search(settings: RegMixConfig, job: Job) -> None:
     constraints = Constraints.from_bounds(
         statistics.domains, caps=caps(settings, prepared), bounds=settings.search.bounds
     )
-    with job.stage("search"), fitting.one_thread():
+    with job.stage("search"), one_thread():
         optimum = minimise(
             predictor,
             prepared.objective,

@@ -7,8 +7,8 @@ from typing import cast
 
 from cuvee import artifacts
 from cuvee.artifacts import Json
+from cuvee.executors import one_thread
 from cuvee.fit.swarm import fit_swarm, predict_swarm
-from cuvee.methods.fitting import one_thread
 
 
 def fit_tables(weights: Path, losses: Path, *, model: str, out: Path, seed: int) -> dict[str, Json]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
-from cuvee.methods import planning, regmix
 from cuvee.methods.job import Job
 
 
@@ -30,8 +29,11 @@ class Method:
     """The result for people."""
 
 
-METHODS: Mapping[str, Method] = {
-    "regmix": Method(
+def _regmix() -> Method:
+    # Imported on demand: it brings torch, which verbs such as predict and show can do without.
+    from cuvee.methods import planning, regmix
+
+    return Method(
         load=regmix.load_config,
         run=regmix.run,
         steps=regmix.STEPS,
@@ -39,8 +41,10 @@ METHODS: Mapping[str, Method] = {
         describe_plan=planning.describe,
         summary=regmix.summary,
         describe=regmix.describe,
-    ),
-}
+    )
+
+
+METHODS: Mapping[str, Callable[[], Method]] = {"regmix": _regmix}
 
 
 def method_named(name: str) -> Method:
@@ -49,7 +53,6 @@ def method_named(name: str) -> Method:
     Raises:
         ConfigError: No such method.
     """
-    try:
-        return METHODS[name]
-    except KeyError:
-        raise ConfigError(f"method {name!r} is unknown; allowed: {', '.join(METHODS)}.") from None
+    if name not in METHODS:
+        raise ConfigError(f"method {name!r} is unknown; allowed: {', '.join(METHODS)}.")
+    return METHODS[name]()

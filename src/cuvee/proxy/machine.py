@@ -9,19 +9,32 @@ import torch
 
 from cuvee import artifacts, config
 from cuvee.artifacts import Json
+from cuvee.errors import ConfigError
 from cuvee.proxy.model import ProxyModel
 from cuvee.proxy.sizes import model_size
 from cuvee.proxy.train import TrainingSpec
 
 _WARM_STEPS = 2
 _TIMED_STEPS = 4
+_TIMED_TOKENS = 8192
 
 
 def choose_device(device: str) -> str:
-    """Return the torch device that "auto" stands for here."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return the torch device that "auto" stands for here.
+
+    Raises:
+        ConfigError: The device is none of torch's, or not on this machine.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"proxy.device {device!r} cannot be used here ({reason}). Set it to cpu, cuda or auto."
+        ) from error
+    return device
 
 
 def choose_precision(
@@ -44,11 +57,15 @@ def choose_precision(
 def tokens_per_second(spec: TrainingSpec, vocabulary_size: int) -> float:
     """Time a few training steps of a spec's model on random tokens.
 
+    Batches beyond a few thousand tokens are timed at that size: a million at once, as in RegMix,
+    would take hours and more memory than a plan is worth.
+
     Returns:
         Tokens a second of one worker, forward, backward and update.
     """
     generator = torch.Generator().manual_seed(0)
-    shape = (spec.batch_sequences, spec.context)
+    n_sequences = max(1, min(spec.batch_sequences, _TIMED_TOKENS // spec.context))
+    shape = (n_sequences, spec.context)
     model = ProxyModel(
         model_size(spec.size),
         vocabulary_size=vocabulary_size,

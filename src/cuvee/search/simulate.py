@@ -13,7 +13,7 @@ import numpy as np
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.errors import ConfigError, DataError
 from cuvee.search.constraints import Constraints
-from cuvee.simplex import check_weights, normalise, sample_dirichlet, temper
+from cuvee.simplex import TOLERANCE, check_weights, normalise, sample_dirichlet, temper
 from cuvee.tables.optimum import Optimum
 from cuvee.tables.predictor import NamedPredictions
 
@@ -62,6 +62,18 @@ class SearchConfig:
         if not self.strengths or any(not strength > 0.0 for strength in self.strengths):
             raise ConfigError(
                 f"strengths are {list(self.strengths)}; give at least one, all above 0."
+            )
+        for name, (least, largest) in self.bounds.items():
+            if not 0.0 <= least <= largest <= 1.0:
+                raise ConfigError(
+                    f"bounds of domain {name!r} are {least:g} to {largest:g}; they must ascend "
+                    "within [0, 1]."
+                )
+        total = sum(least for least, _ in self.bounds.values())
+        if total > 1.0 + TOLERANCE:
+            raise ConfigError(
+                f"the bounds' least shares sum to {total:g}; they must sum to at most 1. Lower one "
+                "of them."
             )
 
 
