@@ -339,3 +339,20 @@ def test_rejects_of_a_target_are_held_against_it_alone(tmp_path: Path) -> None:
     }
     with pytest.raises(DataError, match=r"^target 'small': 1 of 10 rows were rejected \(10.00%\)"):
         scan_targets(targets, tmp_path / "out", seed=SEED, workers=0)
+
+
+def test_descriptors_have_seen_the_first_side_only(tmp_path: Path) -> None:
+    """What stands in validation text or a verdict half moves no descriptor."""
+    records = _records(60, domains=("books",))
+    _write(tmp_path / "pool" / "a.jsonl", records)
+    index = _scan(tmp_path / "pool", tmp_path / "out", validation_share=0.3)
+    sides = _sides(index)
+    kept = [one for one in records if sides[_key(str(one["id"]))] == "train"]
+    assert 10 < len(kept) < 60
+    _write(tmp_path / "kept" / "a.jsonl", kept)
+    alone = _scan(tmp_path / "kept", tmp_path / "alone", validation_share=0.0)
+    vectors = [
+        json.loads((one.folder / "descriptors.json").read_text())["books"]["mean_ngrams"]
+        for one in (index, alone)
+    ]
+    assert vectors[0] == vectors[1]

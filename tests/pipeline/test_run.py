@@ -119,6 +119,18 @@ def test_killed_run_resumes_to_the_same_artefacts(
     assert contents(out) == finished.contents, f"killed after {moments}"
 
 
+def test_same_command_again_makes_nothing_anew(
+    finished: Any, cuvee: Callable[..., Any], contents: Callable[[Path], Any]
+) -> None:
+    """A finished run is described again, here as JSON, and stays as it is."""
+    ended = cuvee("run", "regmix", finished.config, "--out", finished.out, "--json")
+    assert (ended.status, ended.stderr) == (0, "")
+    optimum = json.loads((finished.out / "optimum" / "optimum.json").read_text(encoding="utf-8"))
+    weights = dict(zip(optimum["domains"], optimum["weights"], strict=True))
+    assert json.loads(ended.stdout)["mixture"] == weights
+    assert contents(finished.out) == finished.contents
+
+
 @pytest.mark.parametrize(
     ("verb", "missing", "folder", "command"),
     [

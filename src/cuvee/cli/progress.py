@@ -38,12 +38,18 @@ def progress_bars(*, shown: bool) -> Iterator[job.Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        known: dict[str, TaskID] = {}
+    bars = Progress(*columns, console=Console(stderr=True))
+    known: dict[str, TaskID] = {}
 
-        def advance(stage: str, done: int, total: int, note: str) -> None:
-            if stage not in known:
-                known[stage] = bars.add_task(stage, total=total, note="")
-            bars.update(known[stage], completed=done, total=total, note=note)
+    def advance(stage: str, done: int, total: int, note: str) -> None:
+        if not known:  # begun with the first bar: without any, stopping would print a blank line
+            bars.start()
+        if stage not in known:
+            known[stage] = bars.add_task(stage, total=total, note="")
+        bars.update(known[stage], completed=done, total=total, note=note)
 
+    try:
         yield advance
+    finally:
+        if known:
+            bars.stop()

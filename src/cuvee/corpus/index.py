@@ -135,8 +135,8 @@ def index_pool(job: IndexJob, folder: Path) -> PoolIndex:
         sides = (*SIDES[job.kind], DROPPED_SIDE)
         totals = index_files.write_documents(aside / "documents", scans, marks, domains, sides)
         _check_domains(job, domains, totals)
+        index_files.write_descriptors(aside / "descriptors.json", scans, marks, totals, domains)
         (aside / "marks.bin").unlink()
-        index_files.write_descriptors(aside / "descriptors.json", scans, totals, domains)
         about: dict[str, Json] = {
             "domains": list(domains),
             "sides": list(SIDES[job.kind]),

@@ -18,6 +18,7 @@ from cuvee.arrays import IntArray
 from cuvee.artifacts import Json
 from cuvee.corpus.duplicates import (
     DUPLICATE_ID,
+    FIRST_SIDE,
     REPEAT,
     SIDE_BITS,
     ScannedShard,
@@ -170,13 +171,21 @@ def write_documents(
 
 
 def write_descriptors(
-    path: Path, scans: Sequence[ScannedShard], totals: Totals, domains: Sequence[str]
+    path: Path,
+    scans: Sequence[ScannedShard],
+    marks: npt.NDArray[np.uint8],
+    totals: Totals,
+    domains: Sequence[str],
 ) -> None:
     """Write documents, bytes and the mean hashed-n-gram vector of each domain.
+
+    Vectors are of the first side only: nothing that is decided by them has seen validation text or
+    a target's verdict half.
 
     Args:
         path: JSON file to write.
         scans: All scans, with their samples of text beside them.
+        marks: (n_documents,) from `duplicates.mark_sides`.
         totals: Counts by side; both sides are counted here, dropped documents are not.
         domains: (n_domains,) sorted names.
     """
@@ -184,11 +193,12 @@ def write_descriptors(
     for scan in scans:
         with pq.ParquetFile(scan.path.parent / SAMPLES) as file:
             for batch in file.iter_batches():
+                used = batch.filter(_on_first_side(batch, scan, marks))
                 samples.add(
-                    batch.column("domain").to_pylist(),
-                    batch.column("text_key_high").to_numpy(),
-                    batch.column("text_key_low").to_numpy(),
-                    batch.column("text").to_pylist(),
+                    used.column("domain").to_pylist(),
+                    used.column("text_key_high").to_numpy(),
+                    used.column("text_key_low").to_numpy(),
+                    used.column("text").to_pylist(),
                 )
     vectors = mean_ngrams(samples, domains)
     artifacts.write_json(
@@ -203,6 +213,23 @@ def write_descriptors(
             for code, name in enumerate(domains)
         },
     )
+
+
+def _on_first_side(
+    sample: pa.RecordBatch, scan: ScannedShard, marks: npt.NDArray[np.uint8]
+) -> pa.BooleanArray:
+    """Tell which sampled texts stand on the first side, by their keys."""
+    sampled = sample.column("text_key_high").to_numpy()
+    known: set[tuple[int, int]] = set()
+    position = scan.offset
+    for part in read_columns(scan.path, ("text_key_high", "text_key_low"), {}):
+        high, low = part["text_key_high"], part["text_key_low"]
+        mark = np.asarray(marks[position : position + len(high)])
+        position += len(high)
+        hit = np.isin(high, sampled) & (mark != DUPLICATE_ID) & (mark & SIDE_BITS == FIRST_SIDE)
+        known.update(zip(high[hit].tolist(), low[hit].tolist(), strict=True))
+    pairs = zip(sampled.tolist(), sample.column("text_key_low").to_pylist(), strict=True)
+    return pa.array([pair in known for pair in pairs], pa.bool_())
 
 
 def write_listing(

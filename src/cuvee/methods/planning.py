@@ -73,13 +73,13 @@ def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
 
 def describe(plan: Mapping[str, Json]) -> str:
     """Write a plan as a table for people, the resolved config below it."""
-    lines = [f"{'':<22}{'runs':>7}{'tokens':>12}{'FLOPs':>10}{'time':>11}"]
+    lines = [f"{'':<22} {'runs':>6} {'tokens':>10} {'FLOPs':>9} {'time':>15}"]
     total = {**cast(dict[str, Json], plan["total"]), "name": "total"}
     for part in [*cast(list[dict[str, Json]], plan["parts"]), total]:
         lines.append(
-            f"{part['name']!s:<22}{cast(float, part['n_runs']):>7.0f}"
-            f"{cast(float, part['n_tokens']):>12,.3g}{cast(float, part['flops']):>10.2g}"
-            f"{_duration(cast(float, part['seconds'])):>11}"
+            f"{part['name']!s:<22} {cast(float, part['n_runs']):>6.0f} "
+            f"{cast(float, part['n_tokens']):>10.3g} {cast(float, part['flops']):>9.2g} "
+            f"{_duration(cast(float, part['seconds'])):>15}"
         )
     lines.append(
         f"timed on this machine with {plan['workers']} workers; {plan['assumed']}; "
