@@ -21,7 +21,13 @@ from cuvee.proxy.sweep import (
     train_all,
     training_spec,
 )
-from cuvee.proxy.train import TrainingSpec, learning_rate_at, train_proxy, training_documents
+from cuvee.proxy.train import (
+    TrainingSpec,
+    learning_rate_at,
+    relapsed,
+    train_proxy,
+    training_documents,
+)
 from cuvee.tables.runs import read_runs, read_trajectory, write_runs
 
 SMALL = ProxyConfig(
@@ -117,6 +123,14 @@ def test_a_diverged_run_is_kept_and_marked(inputs: SweepInputs, tmp_path: Path) 
     again = read_runs(tmp_path / "runs.parquet")
     np.testing.assert_array_equal(again.diverged, runs.diverged)
     np.testing.assert_array_equal(again.losses_bpb, runs.losses_bpb)
+
+
+def test_a_spike_that_stays_is_divergence() -> None:
+    falling = list(np.linspace(7.0, 3.0, 100))
+    assert not relapsed(falling)
+    assert not relapsed([*falling, *[8.0] * 5, *[3.1] * 40])
+    assert relapsed([*falling, *[4.6] * 40])
+    assert not relapsed([3.0, 9.0])
 
 
 def test_calibration_takes_the_best_rate_and_passes_over_diverged_ones(

@@ -19,6 +19,7 @@ from cuvee.policy.mixture import Mixture
 from cuvee.report import content as parts
 from cuvee.report.content import ReportContent, Role
 from cuvee.report.verdict import verdict_section
+from cuvee.simplex import cap, normalise
 from cuvee.tables.design import Design
 from cuvee.tables.optimum import Optimum
 from cuvee.tables.runs import Runs
@@ -138,14 +139,15 @@ def _verdict(job: Job, done: Finished) -> parts.VerdictSection:
 
 
 def _losses(job: Job, done: Finished) -> parts.LossSection:
-    names = list(done.rivals)
-    weights = np.stack([mixture.overall for mixture in done.rivals.values()])
+    mixtures = {name: mixture.overall for name, mixture in done.rivals.items()}
+    mixtures.update(_uniform_over_own_domains(done))
+    weights = np.stack(list(mixtures.values()))
     predictor = fitting.load(job)
     mean, sd = predictor.predict(weights)
     objective, spread = mean @ done.prepared.objective, sd @ done.prepared.objective
     measured = measure.objective_losses(done.runs, done.prepared) @ done.prepared.objective
     rows = []
-    for number, name in enumerate(names):
+    for number, name in enumerate(mixtures):
         rows.append(
             parts.MixtureLoss(
                 name=name,
@@ -154,7 +156,7 @@ def _losses(job: Job, done: Finished) -> parts.LossSection:
                 predicted_low=float(objective[number] - fitting.NORMAL_90 * spread[number]),
                 predicted_high=float(objective[number] + fitting.NORMAL_90 * spread[number]),
                 proxy=_measured_by_proxy(done, weights[number], measured),
-                seeds_bpb=_seed_losses(job, done, name),
+                seeds_bpb=_seed_losses(job, done, name) if name in done.rivals else None,
             )
         )
     return parts.LossSection(
@@ -163,6 +165,20 @@ def _losses(job: Job, done: Finished) -> parts.LossSection:
         rows=tuple(rows),
         proxy_size=done.proxy_size,
     )
+
+
+def _uniform_over_own_domains(done: Finished) -> dict[str, FloatArray]:
+    """Return the mixture that is uniform over all targets' own domains, where there are any.
+
+    Often a strong baseline; it is predicted, and measured where the config names it.
+    """
+    own = {domain for domains in done.prepared.own_domains.values() for domain in domains}
+    member = np.array([float(name in own) for name in done.design.domains])
+    if done.prepared.targets is None or not member.any():
+        return {}
+    # A trace of the natural mixture takes what the own domains' caps do not allow.
+    wanted = normalise(member + 1e-9 * done.prepared.statistics.natural)
+    return {"uniform over own domains": cap(wanted, upper=done.caps)}
 
 
 def _measured_by_proxy(done: Finished, weights: FloatArray, losses: FloatArray) -> float | None:

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 SPIKE = 1.5
 """A training loss this many times the loss of an untrained model counts as divergence."""
+RELAPSE = 1.0
+"""So does a run whose last losses lie this many nats above its lowest, on average over a window."""
+_RELAPSE_WINDOW = 20
 _EVALUATION_TOKENS = 4096
 
 
@@ -251,6 +254,7 @@ class _Trainer:
             n_sequences += len(batch.tokens)
             for _ in range(measure_after.count(step)):
                 self._measure(n_sequences * run.context)
+        self.diverged = self.diverged or relapsed(self._losses)
 
     def write(self) -> None:
         """Write the run's files."""
@@ -322,6 +326,21 @@ class _Trainer:
 
     def _tensor(self, values: IntArray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
+
+
+def relapsed(losses: Sequence[float]) -> bool:
+    """Tell whether a run lost what it had learnt: a spike it has not recovered from.
+
+    Args:
+        losses: (n_steps,) training losses in nats per token; domains are spread evenly over a run,
+            so that means over a window can be compared.
+    """
+    n_windows = len(losses) // _RELAPSE_WINDOW
+    if n_windows < 2:
+        return False
+    whole = np.array(losses[len(losses) - n_windows * _RELAPSE_WINDOW :])
+    means = whole.reshape(n_windows, _RELAPSE_WINDOW).mean(axis=1)
+    return bool(means[-1] > means.min() + RELAPSE)
 
 
 def learning_rate_at(step: int, n_steps: int, run: TrainingSpec) -> float:
