@@ -104,10 +104,10 @@ def test_verbs_make_the_same_artefacts(
 def test_killed_run_resumes_to_the_same_artefacts(
     finished: Any, tmp_path: Path, start: Callable[..., Any], contents: Callable[[Path], Any]
 ) -> None:
-    """After kill -9 of the whole process group at random moments the same command completes it."""
+    """After kill -9 of the process group at random moments the same command completes it."""
     out = tmp_path / "out"
     arguments = ("run", "regmix", finished.config, "--out", out, "--workers", 1, "-q")
-    moments = np.random.default_rng().uniform(0.2, 0.9, size=3) * finished.seconds
+    moments = np.random.default_rng().uniform(0.1, 0.8, size=3) * finished.seconds
     for seconds in moments:
         process = start(*arguments)
         time.sleep(seconds)
