@@ -101,13 +101,18 @@ def manual() -> str:
     lines = [MANUAL_HEAD.strip()]
     for name, command in commands():
         arguments = parameters(command, "argument")
-        usage = " ".join([f"cuvee {name}", *(one.human_readable_name for one in arguments)])
+        usage = " ".join([f"cuvee {name}", *(label_of(one) for one in arguments)])
         lines += ["", f"## `{usage}`", "", inspect.cleandoc(command.help or ""), ""]
-        lines += [f"- `{one.human_readable_name}`: {help_of(one)}" for one in arguments]
+        lines += [f"- `{label_of(one)}`: {help_of(one)}" for one in arguments]
         for option in parameters(command, "option"):
             words = ", ".join([*option.opts, *option.secondary_opts])
             lines.append(f"- `{words}`: {help_of(option)}")
     return "\n".join(lines) + "\n"
+
+
+def label_of(parameter: Any) -> str:
+    """Return an argument's name as it stands in a usage line."""
+    return str(parameter.metavar or parameter.name.upper())
 
 
 def help_of(parameter: Any) -> str:
