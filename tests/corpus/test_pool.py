@@ -144,43 +144,43 @@ def test_text_files_without_domain_are_refused(tmp_path: Path) -> None:
 BAD_CONFIGS = [
     (
         {"shards": []},
-        "config key (top): shards is empty; name at least one file, folder, glob or URL.",
+        "config: shards is empty; name at least one file, folder, glob or URL.",
     ),
     (
         {"max_reject_share": 1.5},
-        "config key (top): max_reject_share is 1.5; it must lie in [0, 1].",
+        "config: max_reject_share is 1.5; it must lie in [0, 1].",
     ),
     (
         {"validation_share": 1},
-        "config key (top): validation_share is 1.0; it must lie in [0, 1).",
+        "config: validation_share is 1.0; it must lie in [0, 1).",
     ),
     (
         {"max_document_bytes": 0},
-        "config key (top): max_document_bytes is 0; it must be at least 1.",
+        "config: max_document_bytes is 0; it must be at least 1.",
     ),
     (
         {"available_tokens": {"web": 0}},
-        "config key (top): available_tokens of domain 'web' is 0; it must be at least 1. Leave the "
+        "config: available_tokens of domain 'web' is 0; it must be at least 1. Leave the "
         "domain out where the pool given is the real one.",
     ),
     (
         {"domain": None},
-        "config key (top): domain is null but domain_from is 'column'; name the column, or take "
+        "config: domain is null but domain_from is 'column'; name the column, or take "
         "the domain from 'folder', 'file' or 'pattern'.",
     ),
     (
         {"domain_from": "pattern"},
-        "config key (top): domain_from is 'pattern' and domain_pattern is None; give "
+        "config: domain_from is 'pattern' and domain_pattern is None; give "
         "domain_pattern exactly when domain_from is 'pattern'.",
     ),
     (
         {"domain_from": "pattern", "domain_pattern": "a"},
-        "config key (top): domain_pattern 'a' has 0 groups; it must have exactly one: the domain's "
+        "config: domain_pattern 'a' has 0 groups; it must have exactly one: the domain's "
         "name in parentheses.",
     ),
     (
         {"group_strip": "("},
-        "config key (top): group_strip '(' is not a regular expression: missing ), unterminated "
+        "config: group_strip '(' is not a regular expression: missing ), unterminated "
         "subpattern at position 0. Correct it.",
     ),
     (
