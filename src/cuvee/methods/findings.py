@@ -190,14 +190,13 @@ def _measured_by_proxy(done: Finished, weights: FloatArray, losses: FloatArray) 
 
 def _seed_losses(job: Job, done: Finished, name: str) -> FloatArray:
     """Return (n_seeds, n_targets) final bits per byte; NaN for a diverged seed."""
-    sets = done.prepared.objective_names
-    rows = []
-    for number in range(done.validate.n_seeds):
-        curve = judging.trajectory(job, name, number)
-        columns = [curve.targets.index(one) for one in sets]
-        whole = len(curve.n_tokens) == len(done.validate.points)
-        rows.append(curve.losses_bpb[-1, columns] if whole else np.full(len(sets), np.nan))
-    return np.stack(rows)
+    runs = judging.read_judged(job)
+    losses = measure.objective_losses(runs, done.prepared)
+    rows = [
+        runs.run_ids.index(judging.run_name(name, number))
+        for number in range(done.validate.n_seeds)
+    ]
+    return losses[rows]
 
 
 def _runs(done: Finished) -> parts.RunsSection:

@@ -14,7 +14,7 @@ from cuvee.methods.pool import Prepared
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.sweep import ProxyConfig, training_spec
 from cuvee.proxy.train import TrainingSpec
-from cuvee.tables.runs import Runs, Trajectory, read_trajectory, write_runs
+from cuvee.tables.runs import Runs, Trajectory, read_runs, read_trajectory, write_runs
 from cuvee.validate.compare import ValidateConfig, Verdict, compare, named_mixtures
 from cuvee.validate.equivalent import EquivalentTokens, equivalent_tokens, objective_curves
 
@@ -23,6 +23,7 @@ __all__ = [
     "larger",
     "named_mixtures",
     "read_equivalent",
+    "read_judged",
     "read_verdict",
     "run_name",
     "trajectory",
@@ -120,6 +121,12 @@ def read_verdict(job: Job) -> Verdict:
     data = artifacts.read_json(folder / _VERDICT)
     assert isinstance(data, dict), "verdict.json is an object"
     return Verdict.from_json(data)
+
+
+def read_judged(job: Job) -> Runs:
+    """Read the final losses of the validation runs; NaN where one diverged."""
+    folder = artifacts.require(job.folder("verdict"), made_by="cuvee validate")
+    return read_runs(folder / "runs.parquet")
 
 
 def read_equivalent(job: Job) -> EquivalentTokens | None:

@@ -24,4 +24,4 @@ REGMIX_PAPER: Mapping[str, Any] = {
         "refine": False,
     },
 }
-"""Settings of RegMix, sections 3 and 4.1 and its appendix; shown by --dry-run."""
+"""Settings of RegMix (arXiv:2407.01492) as docs/papers/regmix.md lists them; shown by --dry-run."""

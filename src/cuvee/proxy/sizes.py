@@ -32,7 +32,7 @@ class ModelSize:
 
 
 # Our choice: head width 16 to 64, hidden near 8/3 of the width and a multiple of 16. "1m" is the
-# proxy of RegMix (arXiv:2407.01492, appendix on model configuration): 2 layers, width 256, 8 heads.
+# proxy of RegMix (arXiv:2407.01492): 2 layers, width 256, 8 heads.
 _SIZES: tuple[tuple[str, int, int, int, int], ...] = (
     ("0.1m", 2, 64, 4, 176),
     ("0.2m", 2, 96, 6, 256),
