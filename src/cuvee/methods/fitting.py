@@ -1,7 +1,7 @@
 """The predictor: one model of the loss for each target, cross-validated beside its baselines."""
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 
 from cuvee import artifacts, config
 from cuvee.arrays import BoolArray, FloatArray
-from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
 from cuvee.executors import one_thread
 from cuvee.fit.crossval import (
@@ -176,8 +175,3 @@ def _own_columns(prepared: Prepared) -> tuple[int | None, ...]:
         domains.index(own[0]) if own else None
         for own in (prepared.own_domains.get(name, ()) for name in prepared.objective_names)
     )
-
-
-def read_scores(job: Job) -> list[dict[str, Json]]:
-    """Read the cross-validated figures, the objective first."""
-    return cast(list[dict[str, Json]], artifacts.read_json(job.folder("predictor") / _SCORES))

@@ -115,16 +115,6 @@ def evaluation_tokens(spec: TrainingSpec, *, n_targets: int, n_domains: int) -> 
     return len(spec.points) * each / 3
 
 
-def sweep_flops(specs: Mapping[str, TrainingSpec], vocabulary_size: int) -> int:
-    """Count the floating-point operations of all training steps of a sweep."""
-    return sum(
-        model_size(spec.size).flops_per_token(vocabulary_size, spec.context)
-        * spec.n_sequences
-        * spec.context
-        for spec in specs.values()
-    )
-
-
 def _has_bfloat16_instructions() -> bool:
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(check()) if check is not None else False

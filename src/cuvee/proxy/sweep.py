@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, cast
 import numpy as np
 
 from cuvee import artifacts, config
-from cuvee.arrays import FloatArray, IntArray
+from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.errors import ConfigError, DataError
 from cuvee.executors import Task, run_tasks
@@ -303,8 +303,3 @@ def choose_rate(specs: Mapping[str, TrainingSpec], folder: Path) -> tuple[float,
             "every learning rate of the calibration diverged; lower proxy.calibration_rates."
         )
     return specs[runs.run_ids[int(np.argmin(mean))]].learning_rate, runs
-
-
-def sweep_tokens(specs: Mapping[str, TrainingSpec]) -> IntArray:
-    """Return the (n_runs,) tokens of each run."""
-    return np.array([spec.n_sequences * spec.context for spec in specs.values()], dtype=np.int64)
