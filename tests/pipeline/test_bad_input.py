@@ -24,7 +24,7 @@ WORDS = ["the", "cat", "saw", "a", "dog", "and", "a", "bird", "that", "sang", "t
 LOOSE = ("config.yaml", "corpus/rejects.jsonl", "targets/rejects.jsonl", "timing.json")
 """Files that stand outside finished artefacts and are whole when they are there."""
 FORMATS = ".parquet, .jsonl, .jsonl.gz, .jsonl.zst"
-SIZES = "0.1m, 0.2m, 0.4m, 0.8m, 1m, 1.5m, 3m, 10m, 20m, 30m, 60m"
+SIZES = "0.03m, 0.05m, 0.1m, 0.2m, 0.4m, 0.8m, 1m, 1.5m, 3m, 10m, 20m, 30m, 60m"
 NAME_RULE = (
     "cannot be part of a folder's name; use 1 to 64 letters, digits, '.', '_' or '-', the first a "
     "letter or digit."
@@ -332,7 +332,8 @@ CONFIG = (
         name="unknown key",
         change=setting("sede", 1),
         message="config key sede is unknown; allowed here: design, domain_epochs, fit, max_epochs, "
-        "pool, preset, proxy, search, seed, select, target_tokens, targets, tokens, validate.",
+        "phases, pool, preset, proxy, search, seed, select, target_tokens, targets, tokens, "
+        "validate.",
     ),
     Case(
         name="unknown nested key",

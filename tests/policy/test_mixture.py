@@ -119,3 +119,25 @@ def test_from_json_refuses_unknown_domains() -> None:
     data = {"domains": ["a"], "phases": [{"share": 1.0, "weights": {"a": 1.0, "z": 0.0}}]}
     with pytest.raises(DataError, match="weighs 'z'"):
         Mixture.from_json(data)
+
+
+def test_columns_of_phases_and_back() -> None:
+    """A row of a design becomes the mixture of its phases, and the same row again."""
+    row = np.array([0.6, 0.15, 0.0, 0.25])
+    mixture = Mixture.of_columns(("a", "b"), row, shares=(0.75, 0.25))
+    np.testing.assert_allclose(mixture.columns, row, atol=1e-15)
+    np.testing.assert_allclose(mixture.phases[0].weights, (0.8, 0.2))
+    assert mixture.column_names == ("a@1", "b@1", "a@2", "b@2")
+    np.testing.assert_allclose(mixture.overall, (0.6, 0.4))
+
+
+def test_flat_mixture_is_the_same_in_all_phases() -> None:
+    """A mixture without phases takes the columns of a design with phases."""
+    mixture = Mixture.flat(("a", "b"), (0.8, 0.2), shares=(0.75, 0.25))
+    np.testing.assert_allclose(mixture.columns, (0.6, 0.15, 0.2, 0.05))
+
+
+def test_columns_that_do_not_keep_the_phases_are_refused() -> None:
+    """A phase's columns sum to its share."""
+    with pytest.raises(DataError, match=r"sum to 0\.5; they must sum to its share 0\.75"):
+        Mixture.of_columns(("a", "b"), (0.25, 0.25, 0.25, 0.25), shares=(0.75, 0.25))

@@ -140,5 +140,5 @@ def test_sizes_are_named_by_their_parameters(name: str) -> None:
 
 
 def test_unknown_size_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model size '7b' is unknown; allowed: 0\.1m, 0\.2m"):
+    with pytest.raises(ConfigError, match=r"model size '7b' is unknown; allowed: 0\.03m, 0\.05m"):
         model_size("7b")

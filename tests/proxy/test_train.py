@@ -11,6 +11,8 @@ from cuvee import artifacts, config
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError, DataError
 from cuvee.policy.mixture import Mixture
+from cuvee.proxy.documents import training_documents
+from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import (
     ProxyConfig,
     SweepInputs,
@@ -21,13 +23,7 @@ from cuvee.proxy.sweep import (
     train_all,
     training_spec,
 )
-from cuvee.proxy.train import (
-    TrainingSpec,
-    learning_rate_at,
-    relapsed,
-    train_proxy,
-    training_documents,
-)
+from cuvee.proxy.train import learning_rate_at, relapsed, train_proxy
 from cuvee.tables.runs import read_runs, read_trajectory, write_runs
 
 SMALL = ProxyConfig(
@@ -226,3 +222,63 @@ def test_a_mixture_of_other_domains_is_refused(inputs: SweepInputs, tmp_path: Pa
     ):
         train_proxy(config.dump(spec), tmp_path / "run")
     assert not artifacts.is_done(tmp_path / "run")
+
+
+def test_a_run_continues_from_a_checkpoint(inputs: SweepInputs, tmp_path: Path) -> None:
+    """Before its first step it is the base model, measured where that ended."""
+    base = _spec(inputs, (1.0, 0.0, 0.0), replace(SMALL, checkpoints="final"))
+    train_all({"base": base}, tmp_path, workers=0)
+    more = replace(
+        _spec(inputs, (0.0, 1.0, 0.0)),
+        base=str(tmp_path / "base" / "model.safetensors"),
+        points=(0.0, 0.5, 1.0),
+    )
+    train_all({"more": more}, tmp_path, workers=0)
+    before = read_trajectory(tmp_path / "base" / "trajectory.parquet")
+    after = read_trajectory(tmp_path / "more" / "trajectory.parquet")
+    np.testing.assert_array_equal(after.n_tokens, [0, 4096, 8192])
+    np.testing.assert_allclose(after.losses[0], before.losses[-1], rtol=1e-6)
+    code = after.targets.index("domain/code")
+    assert after.losses[-1, code] < after.losses[0, code]
+    manifest = artifacts.read_json(tmp_path / "more" / artifacts.MANIFEST)
+    assert isinstance(manifest, dict)
+    assert isinstance(manifest["inputs"], dict)
+    assert manifest["inputs"]["base"] == artifacts.digest_file(Path(str(more.base)))
+
+
+def test_a_checkpoint_of_another_size_is_refused(inputs: SweepInputs, tmp_path: Path) -> None:
+    """The message names a tensor and both shapes."""
+    base = _spec(inputs, (1.0, 0.0, 0.0), replace(SMALL, checkpoints="final"))
+    train_all({"base": base}, tmp_path, workers=0)
+    path = str(tmp_path / "base" / "model.safetensors")
+    wide = replace(_spec(inputs, (1.0, 0.0, 0.0)), size="0.05m", base=path)
+    with pytest.raises(DataError, match=r"is of another model: tensor .* has shape"):
+        train_all({"wide": wide}, tmp_path, workers=0)
+    assert not (tmp_path / "wide").exists()
+
+
+def test_phases_are_trained_in_order(inputs: SweepInputs, tmp_path: Path) -> None:
+    """Half-way only the first phase has been seen; the shares are stored by phase."""
+    assert inputs.statistics is not None
+    domains = inputs.statistics.domains
+    first, last = np.eye(3)[0], np.eye(3)[1]
+    rows = {"animals-last": (last, first), "code-last": (first, last)}
+    specs = {
+        name: replace(
+            _spec(inputs, (1.0, 0.0, 0.0)),
+            mixture=Mixture.of_columns(
+                domains, np.concatenate([0.5 * one, 0.5 * two]), shares=(0.5, 0.5)
+            ),
+        )
+        for name, (one, two) in rows.items()
+    }
+    train_all(specs, tmp_path, workers=0)
+    runs = collect(tuple(specs), tmp_path)
+    assert runs.domains == tuple(f"{name}@{phase}" for phase in (1, 2) for name in domains)
+    np.testing.assert_allclose(runs.weights[1], [0.5, 0, 0, 0, 0.5, 0], atol=1e-12)
+    half = {
+        name: read_trajectory(tmp_path / name / "trajectory.parquet").losses[0] for name in specs
+    }
+    animals, code = (runs.targets.index(f"domain/{name}") for name in ("animals", "code"))
+    assert half["code-last"][animals] < half["animals-last"][animals]
+    assert half["animals-last"][code] < half["code-last"][code]

@@ -71,7 +71,7 @@ def gather(job: Job, done: Finished) -> ReportContent:
     """Make the report's content from finished artefacts."""
     objective = _objective_words(done)
     return ReportContent(
-        title=f"{done.method}: {len(done.design.domains)} domains, {objective}",
+        title=f"{done.method}: {len(done.prepared.statistics.domains)} domains, {objective}",
         method=done.method,
         objective=objective,
         mixture=_mixture(done),
@@ -112,9 +112,9 @@ def _notes(done: Finished) -> tuple[str, ...]:
 
 def _mixture(done: Finished) -> parts.MixtureSection:
     statistics = done.prepared.statistics
-    chosen = np.array(done.optimum.weights)
+    chosen = done.rivals["chosen"].overall
     return parts.MixtureSection(
-        domains=done.design.domains,
+        domains=statistics.domains,
         natural=statistics.natural,
         chosen=chosen,
         best_sampled=done.rivals["best-sampled"].overall,
@@ -139,7 +139,7 @@ def _verdict(job: Job, done: Finished) -> parts.VerdictSection:
 
 
 def _losses(job: Job, done: Finished) -> parts.LossSection:
-    mixtures = {name: mixture.overall for name, mixture in done.rivals.items()}
+    mixtures = {name: mixture.columns for name, mixture in done.rivals.items()}
     mixtures.update(_uniform_over_own_domains(done))
     weights = np.stack(list(mixtures.values()))
     predictor = fitting.load(job)
@@ -173,12 +173,15 @@ def _uniform_over_own_domains(done: Finished) -> dict[str, FloatArray]:
     Often a strong baseline; it is predicted, and measured where the config names it.
     """
     own = {domain for domains in done.prepared.own_domains.values() for domain in domains}
-    member = np.array([float(name in own) for name in done.design.domains])
+    domains = done.prepared.statistics.domains
+    member = np.array([float(name in own) for name in domains])
     if done.prepared.targets is None or not member.any():
         return {}
     # A trace of the natural mixture takes what the own domains' caps do not allow.
     wanted = normalise(member + 1e-9 * done.prepared.statistics.natural)
-    return {"uniform over own domains": cap(wanted, upper=done.caps)}
+    shares = [phase.share for phase in done.rivals["chosen"].phases]
+    uniform = Mixture.flat(domains, cap(wanted, upper=done.caps), shares=shares)
+    return {"uniform over own domains": uniform.columns}
 
 
 def _measured_by_proxy(done: Finished, weights: FloatArray, losses: FloatArray) -> float | None:

@@ -12,8 +12,8 @@ from cuvee.methods import measure
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.mixture import Mixture
+from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import ProxyConfig, training_spec
-from cuvee.proxy.train import TrainingSpec
 from cuvee.tables.runs import Runs, Trajectory, read_runs, read_trajectory, write_runs
 from cuvee.validate.compare import ValidateConfig, Verdict, compare, named_mixtures
 from cuvee.validate.equivalent import EquivalentTokens, equivalent_tokens, objective_curves

@@ -16,6 +16,7 @@ from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.machine import choose_device, choose_precision
+from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import (
     ProxyConfig,
     SweepInputs,
@@ -26,7 +27,6 @@ from cuvee.proxy.sweep import (
     train_all,
     training_spec,
 )
-from cuvee.proxy.train import TrainingSpec
 from cuvee.randomness import integer_seed, stream
 from cuvee.tables.runs import Runs, read_trajectory, write_runs
 

@@ -19,8 +19,8 @@ from cuvee.proxy.machine import (
     evaluation_tokens,
 )
 from cuvee.proxy.sizes import model_size
+from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import ProxyConfig, SweepInputs, training_spec
-from cuvee.proxy.train import TrainingSpec
 
 _ASSUMED_DOMAINS = 16
 _ASSUMED_TARGETS = 4

@@ -54,15 +54,68 @@ class Mixture:
             check_weights(phase.weights, n_domains=len(self.domains))
 
     @classmethod
-    def flat(cls, domains: Sequence[str], weights: Sequence[float] | FloatArray) -> Self:
-        """Make a mixture of one phase.
+    def flat(
+        cls,
+        domains: Sequence[str],
+        weights: Sequence[float] | FloatArray,
+        *,
+        shares: Sequence[float] = (1.0,),
+    ) -> Self:
+        """Make a mixture that is the same in all phases, by default in one.
 
         Args:
             domains: (n_domains,) unique names.
             weights: (n_domains,) token shares; sum to 1.
+            shares: (n_phases,) share of the run's tokens of each phase.
         """
-        shares = tuple(float(weight) for weight in weights)
-        return cls(domains=tuple(domains), phases=(Phase(weights=shares),))
+        same = tuple(float(weight) for weight in weights)
+        phases = tuple(Phase(share=share, weights=same) for share in shares)
+        return cls(domains=tuple(domains), phases=phases)
+
+    @classmethod
+    def of_columns(
+        cls,
+        domains: Sequence[str],
+        columns: Sequence[float] | FloatArray,
+        *,
+        shares: Sequence[float] = (1.0,),
+    ) -> Self:
+        """Make a mixture from one row of a design, the inverse of `columns`.
+
+        Args:
+            domains: (n_domains,) unique names.
+            columns: (n_phases * n_domains,) weights of each phase times its share, one phase after
+                the other; each phase's sum is its share.
+            shares: (n_phases,) share of the run's tokens of each phase.
+
+        Raises:
+            DataError: A phase's columns do not sum to its share.
+        """
+        parts = np.asarray(columns, dtype=np.float64).reshape(len(shares), len(domains))
+        for share, part in zip(shares, parts, strict=True):
+            if abs(float(part.sum()) - share) > TOLERANCE:
+                raise DataError(
+                    f"columns of a phase sum to {part.sum():.12g}; they must sum to its share "
+                    f"{share:g}. Project them with search.constraints."
+                )
+        phases = tuple(
+            Phase(share=float(share), weights=tuple(normalise(part).tolist()))
+            for share, part in zip(shares, parts, strict=True)
+        )
+        return cls(domains=tuple(domains), phases=phases)
+
+    @property
+    def columns(self) -> FloatArray:
+        """(n_phases * n_domains,) weights of each phase times its share; they sum to 1.
+
+        A run of one phase gives its weights. So a predictor of one phase fits runs of several.
+        """
+        return np.concatenate([phase.share * np.asarray(phase.weights) for phase in self.phases])
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """(n_phases * n_domains,) domains, followed by ``@<phase>`` where there are several."""
+        return column_names(self.domains, len(self.phases))
 
     @property
     def overall(self) -> FloatArray:
@@ -161,3 +214,15 @@ def _phase(data: Mapping[str, Json], domains: tuple[str, ...]) -> Phase:
     return Phase(
         share=cast(float, data["share"]), weights=tuple(float(weights[name]) for name in domains)
     )
+
+
+def column_names(domains: Sequence[str], n_phases: int) -> tuple[str, ...]:
+    """Name the columns of a design whose runs have ``n_phases`` phases.
+
+    Example:
+        >>> column_names(["code", "web"], 2)
+        ('code@1', 'web@1', 'code@2', 'web@2')
+    """
+    if n_phases == 1:
+        return tuple(domains)
+    return tuple(f"{name}@{phase}" for phase in range(1, n_phases + 1) for name in domains)

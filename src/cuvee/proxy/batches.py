@@ -140,7 +140,8 @@ class TrainingPlan:
             largest_remainder(np.array(phase.weights), int(n))
             for phase, n in zip(mixture.phases, largest_remainder(shares, n_sequences), strict=True)
         ]
-        self.counts: IntArray = np.sum(counts, axis=0)
+        self.phase_counts: IntArray = np.stack(counts)
+        self.counts: IntArray = self.phase_counts.sum(axis=0)
         self._domain = np.concatenate([interleave(phase, rng) for phase in counts])
         self._within = np.empty(n_sequences, dtype=np.int64)
         for domain in range(len(self.counts)):
@@ -151,6 +152,11 @@ class TrainingPlan:
     def realised(self) -> FloatArray:
         """(n_domains,) token shares that the run really has."""
         return np.asarray(self.counts / self.counts.sum(), dtype=np.float64)
+
+    @property
+    def realised_columns(self) -> FloatArray:
+        """(n_phases * n_domains,) token shares by phase and domain, as `Mixture.columns`."""
+        return np.asarray(self.phase_counts.ravel() / self.counts.sum(), dtype=np.float64)
 
     def batches(self, n_sequences: int) -> Iterator[Batch]:
         """Yield the run's batches of `n_sequences` sequences; the last may be smaller."""

@@ -12,7 +12,7 @@ from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
 from cuvee.proxy.model import ProxyModel
 from cuvee.proxy.sizes import model_size
-from cuvee.proxy.train import TrainingSpec
+from cuvee.proxy.spec import TrainingSpec
 
 _WARM_STEPS = 2
 _TIMED_STEPS = 4

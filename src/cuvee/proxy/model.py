@@ -9,12 +9,16 @@
 Shapes in comments: B sequences, T tokens, C width, H heads, K head width, F hidden, V vocabulary.
 """
 
+from pathlib import Path
 from typing import cast
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cuvee.errors import DataError
 from cuvee.proxy.losses import head_loss, token_losses
 from cuvee.proxy.sizes import ModelSize
 
@@ -146,3 +150,29 @@ def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     swapped = torch.cat([second, first], dim=-1)
     return (x * cos.to(x.dtype) + swapped * sin.to(x.dtype)).contiguous()
+
+
+def load_weights(model: ProxyModel, path: Path) -> None:
+    """Load a checkpoint that a run wrote, or any safetensors file of the same tensors.
+
+    Raises:
+        DataError: The file cannot be read, or is of another size or vocabulary.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"base checkpoint {path} cannot be read ({error}). Give the model.safetensors of a run "
+            "that was trained with proxy.checkpoints: final."
+        ) from error
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise DataError(
+            f"base checkpoint {path} is of another model: tensor {name!r} has shape "
+            f"{found.get(name, 'none')}, this one needs {wanted.get(name, 'none')} ({len(wrong)} "
+            "differ). Set the size, context and tokenizer the checkpoint was trained with."
+        )
+    model.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Named model sizes: parameters without embedding and head, from "0.1m" to "60m"."""
+"""Named model sizes: parameters without embedding and head, from "0.03m" to "60m"."""
 
 from dataclasses import dataclass
 
@@ -34,6 +34,8 @@ class ModelSize:
 # Our choice: head width 16 to 64, hidden near 8/3 of the width and a multiple of 16. "1m" is the
 # proxy of RegMix (arXiv:2407.01492): 2 layers, width 256, 8 heads.
 _SIZES: tuple[tuple[str, int, int, int, int], ...] = (
+    ("0.03m", 2, 32, 2, 96),
+    ("0.05m", 2, 48, 3, 128),
     ("0.1m", 2, 64, 4, 176),
     ("0.2m", 2, 96, 6, 256),
     ("0.4m", 2, 128, 4, 352),

@@ -15,7 +15,7 @@ from cuvee.errors import ConfigError, DataError
 from cuvee.executors import Task, run_tasks
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.sizes import model_size
-from cuvee.proxy.train import TrainingSpec
+from cuvee.proxy.spec import TrainingSpec
 from cuvee.tables.runs import Runs, read_trajectory
 from cuvee.tables.statistics import PoolStatistics
 
@@ -31,7 +31,7 @@ class ProxyConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     size: str = "0.1m"
-    """Parameters without embedding and head: 0.1m, 0.2m, 0.4m, 0.8m, 1m, ... 60m."""
+    """Parameters without embedding and head: 0.03m, 0.05m, 0.1m, 0.2m, 0.4m, ... 60m."""
     n_tokens: int = 600_000
     """Tokens each proxy trains on. RegMix: 1e9 at 1m."""
     context: int = 256
@@ -229,7 +229,7 @@ def collect(run_ids: Sequence[str], folder: Path) -> Runs:
         ArtifactError: A run is not finished.
     """
     results = [read_result(folder / run_id) for run_id in run_ids]
-    domains = tuple(cast(dict[str, float], results[0]["weights"]))
+    domains = tuple(cast(list[str], results[0]["columns"]))
     targets = tuple(cast(list[str], results[0]["sets"]))
     finals = [_final_losses(folder / run_id, len(targets)) for run_id in run_ids]
     return Runs(

@@ -9,9 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,63 +20,22 @@ from cuvee import artifacts, config
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.corpus.store import TokenStore
-from cuvee.errors import ConfigError, DataError
-from cuvee.policy.mixture import Mixture
-from cuvee.policy.sampling import subset
-from cuvee.proxy.batches import EvaluationSet, TrainingPlan, WindowStream, evaluation_set
-from cuvee.proxy.model import ProxyModel
+from cuvee.proxy.batches import EvaluationSet
+from cuvee.proxy.documents import open_evaluation_sets, training_plan
+from cuvee.proxy.model import ProxyModel, load_weights
 from cuvee.proxy.sizes import model_size
-from cuvee.randomness import hash64, integer_seed, stream
+from cuvee.proxy.spec import TrainingSpec, portable_spec
+from cuvee.randomness import integer_seed, stream
 from cuvee.tables.runs import Trajectory, write_trajectory
 
 logger = logging.getLogger(__name__)
 
 SPIKE = 1.5
-"""A training loss this many times the loss of an untrained model counts as divergence."""
+"""A training loss this many times the first, or an untrained model's, counts as divergence."""
 RELAPSE = 1.0
 """So does a run whose last losses lie this many nats above its lowest, on average over a window."""
 _RELAPSE_WINDOW = 20
 _EVALUATION_TOKENS = 4096
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingSpec:
-    """All that decides one run's result."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    pool: str
-    """Folder of the pool's token store."""
-    targets: str | None
-    """Folder of the target sets' token store."""
-    half: Literal["search", "verdict"]
-    """The half of the targets this run is measured on."""
-    mixture: Mixture
-    """The policy; domains in the order of the pool."""
-    size: str
-    n_sequences: int
-    context: int
-    batch_sequences: int
-    learning_rate: float
-    warmup_steps: int
-    schedule: Literal["constant", "cosine"]
-    weight_decay: float
-    clip: float
-    seed: int
-    """Initial weights and order of the data."""
-    evaluation_seed: int
-    """Choice of validation windows and of the subset; the same for a whole sweep."""
-    subset_tokens: dict[str, int] | None
-    """Tokens of each domain that the run may draw from; None for all."""
-    points: tuple[float, ...]
-    """Shares of the run at which losses are measured, rising; the last is 1."""
-    evaluation_tokens: int
-    """Validation tokens of each target."""
-    domain_evaluation_tokens: int
-    """Validation tokens of each domain."""
-    precision: Literal["float32", "bfloat16"]
-    device: str
-    checkpoints: Literal["none", "final", "every"]
 
 
 def train_proxy(spec: Mapping[str, Json], folder: Path) -> None:
@@ -96,6 +53,8 @@ def train_proxy(spec: Mapping[str, Json], folder: Path) -> None:
     inputs = {"pool": artifacts.digest_of(Path(run.pool))}
     if run.targets:
         inputs["targets"] = artifacts.digest_of(Path(run.targets))
+    if run.base:
+        inputs["base"] = artifacts.digest_file(Path(run.base))
     with (
         artifacts.writing(
             folder, stage="train", settings=portable_spec(run), seed=run.seed, inputs=inputs
@@ -118,87 +77,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def portable_spec(run: TrainingSpec) -> dict[str, Json]:
-    """Return a spec as JSON without the paths of the stores, whose digests the manifest names."""
-    plain = config.dump(run)
-    return {name: value for name, value in plain.items() if name not in ("pool", "targets")}
-
-
-def open_evaluation_sets(run: TrainingSpec, pool: TokenStore) -> list[EvaluationSet]:
-    """Choose the validation windows of every target and every domain.
-
-    Returns:
-        ``target/<name>`` from the run's half of the targets, then ``domain/<name>``.
-
-    Raises:
-        DataError: A target or a domain has no validation text.
-    """
-    sets = []
-    if run.targets:
-        store = TokenStore.open(Path(run.targets))
-        side = 1 if run.half == "verdict" else 0
-        sets += [
-            _set("target", name, store, _on_side(store, index, side), run)
-            for index, name in enumerate(store.domains)
-        ]
-    for index, name in enumerate(pool.domains):
-        documents = _on_side(pool, index, 1)
-        if not run.targets:
-            documents = _half(pool, documents, run)
-        sets.append(_set("domain", name, pool, documents, run))
-    return sets
-
-
-def _on_side(store: TokenStore, domain: int, side: int) -> IntArray:
-    return np.flatnonzero((store.domain == domain) & (store.side == side))
-
-
-def _half(pool: TokenStore, documents: IntArray, run: TrainingSpec) -> IntArray:
-    """Take every second validation document in hash order: the objective's search or verdict half.
-
-    Without targets the domains' validation text is the objective, and the verdict needs text the
-    search has not seen.
-    """
-    keys = pool.keys[documents]
-    order = np.lexsort((keys, hash64(run.evaluation_seed, "half", keys)))
-    return np.sort(documents[order[1::2] if run.half == "verdict" else order[::2]])
-
-
-def _set(
-    kind: str, name: str, store: TokenStore, documents: IntArray, run: TrainingSpec
-) -> EvaluationSet:
-    if len(documents) == 0:
-        raise DataError(
-            f"{kind} {name!r} has no validation documents for the {run.half} half. Give it more "
-            "documents or raise pool.validation_share."
-        )
-    return evaluation_set(
-        f"{kind}/{name}",
-        store,
-        documents,
-        context=run.context,
-        n_tokens=run.evaluation_tokens if kind == "target" else run.domain_evaluation_tokens,
-        seed=run.evaluation_seed,
-    )
-
-
-def training_documents(run: TrainingSpec, store: TokenStore) -> dict[str, IntArray]:
-    """Return the documents a run may draw from, by domain: the training side or a part of it."""
-    chosen = {}
-    for index, name in enumerate(store.domains):
-        documents = _on_side(store, index, 0)
-        if run.subset_tokens is not None:
-            kept = subset(
-                store.keys[documents],
-                store.n_tokens[documents],
-                quota=run.subset_tokens[name],
-                seed=run.evaluation_seed,
-            )
-            documents = documents[kept]
-        chosen[name] = documents
-    return chosen
-
-
 class _Trainer:
     """One run, from its spec to its folder."""
 
@@ -208,7 +86,7 @@ class _Trainer:
         self._started = time.perf_counter()
         pool = TokenStore.open(Path(run.pool))
         self._device = torch.device(run.device)
-        self._plan = _training_plan(run, pool)
+        self._plan = training_plan(run, pool)
         self._sets = open_evaluation_sets(run, pool)
         generator = torch.Generator().manual_seed(integer_seed(stream(run.seed, "proxy-weights")))
         self._model = ProxyModel(
@@ -216,7 +94,10 @@ class _Trainer:
             vocabulary_size=pool.vocabulary_size,
             context=run.context,
             generator=generator,
-        ).to(self._device)
+        )
+        if run.base:
+            load_weights(self._model, Path(run.base))
+        self._model.to(self._device)
         self._optimiser = torch.optim.AdamW(
             _parameter_groups(self._model, run.weight_decay),
             lr=run.learning_rate,
@@ -232,7 +113,9 @@ class _Trainer:
         """Run all steps, measuring at the points; stop where the loss diverges."""
         run = self._run
         n_steps = -(-run.n_sequences // run.batch_sequences)
-        measure_after = [max(1, round(point * n_steps)) for point in run.points]
+        measure_after = [max(1, round(point * n_steps)) for point in run.points if point > 0]
+        if run.points[0] == 0:
+            self._measure(0)
         n_sequences = 0
         for step, batch in enumerate(self._plan.batches(run.batch_sequences), start=1):
             for group in self._optimiser.param_groups:
@@ -244,6 +127,9 @@ class _Trainer:
                     self._tensor(batch.targets),
                 )
             self._losses.append(float(loss.detach()))
+            if step == 1 and math.isfinite(self._losses[0]):
+                # A continued model may be worse on new text than an untrained one.
+                self._spike = max(self._spike, SPIKE * self._losses[0])
             if not self._losses[-1] < self._spike:
                 self.diverged = True
                 break
@@ -266,7 +152,10 @@ class _Trainer:
                 "diverged": self.diverged,
                 "n_tokens": run.n_sequences * run.context,
                 "n_parameters": model_size(run.size).n_parameters,
-                "weights": dict(zip(self._domains, self._plan.realised.tolist(), strict=True)),
+                "columns": list(run.mixture.column_names),
+                "weights": dict(
+                    zip(run.mixture.column_names, self._plan.realised_columns.tolist(), strict=True)
+                ),
                 "sets": [one.name for one in self._sets],
                 "tokens_per_byte": {one.name: one.tokens_per_byte for one in self._sets},
                 "training_losses": [loss if math.isfinite(loss) else None for loss in self._losses],
@@ -277,10 +166,6 @@ class _Trainer:
             self._save("model.safetensors")
         seconds = time.perf_counter() - self._started
         artifacts.write_json(self._folder / artifacts.TIMING, {"seconds": round(seconds, 3)})
-
-    @property
-    def _domains(self) -> tuple[str, ...]:
-        return self._run.mixture.domains
 
     def _trajectory(self) -> Trajectory:
         losses = np.array([row for _, row in self._measured]).reshape(-1, len(self._sets))
@@ -354,32 +239,6 @@ def learning_rate_at(step: int, n_steps: int, run: TrainingSpec) -> float:
         return run.learning_rate
     done = (step - run.warmup_steps) / max(1, n_steps - run.warmup_steps)
     return run.learning_rate * (0.55 + 0.45 * math.cos(math.pi * done))
-
-
-def _training_plan(run: TrainingSpec, pool: TokenStore) -> TrainingPlan:
-    mixture = run.mixture
-    if mixture.domains != pool.domains:
-        raise ConfigError(
-            f"the mixture's domains {', '.join(mixture.domains)} are not the pool's "
-            f"{', '.join(pool.domains)}; bind the mixture to this pool's domains."
-        )
-    documents = training_documents(run, pool)
-    streams: list[WindowStream | None] = []
-    for name, weight in zip(mixture.domains, mixture.overall, strict=True):
-        if weight > 0 and len(documents[name]) == 0:
-            raise DataError(f"domain {name!r} has weight {weight:.4f} but no training documents.")
-        streams.append(
-            WindowStream(pool, documents[name], context=run.context, seed=run.seed)
-            if weight > 0
-            else None
-        )
-    return TrainingPlan(
-        streams,
-        mixture,
-        n_sequences=run.n_sequences,
-        context=run.context,
-        rng=stream(run.seed, "proxy-order"),
-    )
 
 
 def _parameter_groups(model: ProxyModel, weight_decay: float) -> list[dict[str, object]]:

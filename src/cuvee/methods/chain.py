@@ -1,0 +1,314 @@
+"""What all methods that search mixture weights share: limits, constraints and the later arrows.
+
+A method brings its own design, measurement and fit; it ends in an optimum, and from there on every
+chain is the same: write the selection, train larger models on it and its rivals, judge, report.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from cuvee import artifacts, config
+from cuvee.arrays import FloatArray
+from cuvee.artifacts import Json
+from cuvee.corpus.read import PoolConfig
+from cuvee.corpus.scan import read_index
+from cuvee.corpus.tokens import TokensConfig
+from cuvee.errors import ConfigError, InfeasibleError
+from cuvee.methods import findings, judging, measure, shipping
+from cuvee.methods.job import Job, claimed
+from cuvee.methods.pool import Prepared, TargetsConfig, open_prepared, prepare
+from cuvee.policy.mixture import Mixture
+from cuvee.proxy.machine import choose_device
+from cuvee.proxy.sweep import ProxyConfig, subset_tokens
+from cuvee.report.content import ReportContent
+from cuvee.report.page import build_page
+from cuvee.report.summary import summary_text
+from cuvee.search.constraints import Constraints
+from cuvee.search.simulate import SearchConfig
+from cuvee.select.budget import SelectConfig
+from cuvee.simplex import TOLERANCE, supply_caps
+from cuvee.tables.design import Design, read_design, write_design
+from cuvee.tables.optimum import Optimum, read_optimum, write_optimum
+from cuvee.tables.runs import Runs, read_runs
+from cuvee.validate.compare import ValidateConfig
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChainConfig:
+    """Settings that every method has."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    pool: PoolConfig
+    """The documents to choose from."""
+    validate: ValidateConfig
+    """The larger models that judge the answer."""
+    seed: int = 1
+    """Every random choice follows from it."""
+    targets: TargetsConfig | None = None
+    """What the model is to be good at; None: the domains' own validation text."""
+    target_tokens: int | None = None
+    """Token budget of the real run; None: all available tokens once."""
+    max_epochs: float = 4.0
+    """Times the real run may see each domain. RegMix: 15."""
+    domain_epochs: Mapping[str, float] = field(default_factory=dict)
+    """Other limits for some domains, by name."""
+    phases: tuple[float, ...] = (1.0,)
+    """Shares of the run's tokens of its phases; each phase gets mixture weights of its own."""
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    proxy: ProxyConfig = field(default_factory=ProxyConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
+
+    def __post_init__(self) -> None:
+        if self.target_tokens is not None and self.target_tokens < 1:
+            raise ConfigError(f"target_tokens is {self.target_tokens}; it must be at least 1.")
+        for name, limit in {"max_epochs": self.max_epochs, **self.domain_epochs}.items():
+            if not limit > 0:
+                raise ConfigError(f"epoch limit {name} is {limit}; it must be above 0.")
+        total = sum(self.phases)
+        if any(not share > 0 for share in self.phases) or abs(total - 1.0) > TOLERANCE:
+            raise ConfigError(
+                f"phases are {list(self.phases)}, together {total:g}; give each phase's share of "
+                "the run's tokens, all above 0, summing to 1, such as [0.75, 0.25]."
+            )
+        judging.larger(self.proxy, self.validate)
+
+
+def label(settings: ChainConfig, job: Job) -> None:
+    """Read, split and tokenise the pool and the targets."""
+    choose_device(settings.proxy.device)
+    with claimed(job.out, settings):
+        prepared = prepare(
+            job, settings.pool, settings.targets, settings.tokens, seed=settings.seed
+        )
+        check(settings, prepared)
+
+
+def check(settings: ChainConfig, prepared: Prepared) -> None:
+    """Refuse at once, before hours of work, what a later stage would have to refuse.
+
+    Raises:
+        ConfigError: A limit, a bound or a mixture names a domain that the pool does not have.
+        DataError: Repetition cannot be matched.
+        InfeasibleError: Limits and bounds leave no mixture, or no selection.
+    """
+    statistics, budget = prepared.statistics, target_tokens(settings, prepared)
+    constraints(settings, prepared)
+    judging.named_mixtures(settings.validate, statistics.domains)
+    for proxy in (settings.proxy, judging.larger(settings.proxy, settings.validate)):
+        subset_tokens(proxy, statistics, budget)
+    room = int((epoch_limits(settings, prepared) * statistics.n_tokens).sum())
+    wanted = settings.select.n_tokens or budget
+    if wanted > room:
+        raise InfeasibleError(
+            f"the selection is to have {wanted:,} tokens, but the text given has {room:,} within "
+            f"its epoch limits. Set select.n_tokens to at most {room:,}, raise max_epochs, or give "
+            "more text."
+        )
+
+
+def target_tokens(settings: ChainConfig, prepared: Prepared) -> int:
+    """Return the token budget of the real run."""
+    return settings.target_tokens or int(prepared.statistics.available_tokens.sum())
+
+
+def epoch_limits(settings: ChainConfig, prepared: Prepared) -> FloatArray:
+    """Return the (n_domains,) times each domain may be seen.
+
+    Raises:
+        ConfigError: A limit names a domain the pool does not have.
+    """
+    domains = prepared.statistics.domains
+    unknown = sorted(set(settings.domain_epochs) - set(domains))
+    if unknown:
+        raise ConfigError(
+            f"domain_epochs names {unknown[0]!r}, which is not a domain; domains are "
+            f"{', '.join(domains)}."
+        )
+    return np.array([settings.domain_epochs.get(name, settings.max_epochs) for name in domains])
+
+
+def caps(settings: ChainConfig, prepared: Prepared) -> FloatArray:
+    """Return the (n_domains,) largest shares that supply and epoch limits allow."""
+    return supply_caps(
+        prepared.statistics.available_tokens,
+        max_epochs=epoch_limits(settings, prepared),
+        n_tokens=target_tokens(settings, prepared),
+    )
+
+
+def constraints(settings: ChainConfig, prepared: Prepared) -> Constraints:
+    """Return what the answer must keep: supply and the config's bounds."""
+    return Constraints.from_bounds(
+        prepared.statistics.domains, caps=caps(settings, prepared), bounds=settings.search.bounds
+    )
+
+
+def open_stores(settings: ChainConfig, job: Job) -> Prepared:
+    """Open what `label` has made."""
+    with claimed(job.out, settings):
+        return open_prepared(job, settings.pool, settings.targets)
+
+
+def select(settings: ChainConfig, job: Job) -> None:
+    """Write the chosen mixture's documents at the token budget."""
+    prepared = open_stores(settings, job)
+    with job.stage("select"):
+        shipping.select(
+            job,
+            settings.select,
+            pool=settings.pool,
+            mixture=mixture_of(settings, prepared, np.array(read_found(job).weights)),
+            prepared=prepared,
+            n_tokens=settings.select.n_tokens or target_tokens(settings, prepared),
+            max_epochs=epoch_limits(settings, prepared),
+            seed=settings.seed,
+        )
+
+
+def validate(settings: ChainConfig, job: Job) -> None:
+    """Train larger models on the chosen mixture and its baselines, and judge."""
+    prepared = open_stores(settings, job)
+    with job.stage("validate"):
+        judging.judge(
+            job,
+            settings.validate,
+            proxy=settings.proxy,
+            mixtures=rivals(settings, job, prepared),
+            prepared=prepared,
+            target_tokens=target_tokens(settings, prepared),
+            seed=settings.seed,
+        )
+
+
+def rivals(settings: ChainConfig, job: Job, prepared: Prepared) -> dict[str, Mixture]:
+    """Return the mixtures to be judged: chosen, natural, uniform, best sampled, config's own.
+
+    With phases the best mixture without them is judged too, at the same tokens.
+    """
+    made, runs = read_made_design(job), read_measured(job)
+    losses = measure.objective_losses(runs, prepared) @ prepared.objective
+    best = int(np.nanargmin(np.where(runs.diverged, np.nan, losses)))
+    named = {
+        "chosen": np.array(read_found(job).weights),
+        "natural": made.row("natural"),
+        "uniform": made.row("uniform") if "uniform" in made.run_ids else made.row("natural"),
+        "best-sampled": made.row(runs.run_ids[best]),
+    }
+    mixtures = {name: mixture_of(settings, prepared, row) for name, row in named.items()}
+    if len(settings.phases) > 1:
+        alone = read_optimum(job.folder("optimum") / ONE_PHASE)
+        mixtures["one-phase"] = Mixture.flat(alone.domains, alone.weights, shares=settings.phases)
+    domains = prepared.statistics.domains
+    for name, weights in judging.named_mixtures(settings.validate, domains).items():
+        mixtures[name] = Mixture.flat(domains, weights, shares=settings.phases)
+    return mixtures
+
+
+def mixture_of(settings: ChainConfig, prepared: Prepared, row: FloatArray) -> Mixture:
+    """Return a row of the design, or the search's answer, as a policy."""
+    return Mixture.of_columns(prepared.statistics.domains, row, shares=settings.phases)
+
+
+def report(job: Job, content: ReportContent) -> None:
+    """Write report.html from the finished artefacts."""
+    artifacts.write_text(job.out / REPORT, build_page(content))
+
+
+def gather(
+    settings: ChainConfig, job: Job, *, method: str, size: str | None = None
+) -> ReportContent:
+    """Gather what the report of every method holds.
+
+    Args:
+        settings: The config.
+        job: The finished run.
+        method: What to call it.
+        size: Size the fitted losses stand for; None for the proxies'.
+    """
+    prepared = open_stores(settings, job)
+    done = findings.Finished(
+        method=method,
+        settings=settings,
+        seed=settings.seed,
+        prepared=prepared,
+        index=read_index(job.out),
+        design=read_made_design(job),
+        runs=read_measured(job),
+        proxy_size=size or settings.proxy.size,
+        optimum=read_found(job),
+        validate=settings.validate,
+        rivals=rivals(settings, job, prepared),
+        caps=caps(settings, prepared),
+        budget=target_tokens(settings, prepared),
+        max_epochs=settings.max_epochs,
+    )
+    return findings.gather(job, done)
+
+
+def describe(content: ReportContent, job: Job) -> str:
+    """Write the outcome of a finished run for people."""
+    return summary_text(
+        content, report=str(job.out / REPORT), selection=str(job.folder("selection"))
+    )
+
+
+def summary(_: ChainConfig, job: Job) -> dict[str, Json]:
+    """Return the outcome of a finished run as JSON."""
+    return findings.as_json(job, read_found(job))
+
+
+def write_made_design(job: Job, made: Design, *, settings: object, seed: int) -> None:
+    """Write the design as an artefact."""
+    with artifacts.writing(
+        job.folder("design"),
+        stage="design",
+        settings=config.dump(settings),
+        seed=seed,
+        inputs={"tokens": artifacts.digest_of(job.folder("tokens"))},
+    ) as aside:
+        write_design(aside / "design.parquet", made)
+
+
+def read_made_design(job: Job) -> Design:
+    """Read the finished design."""
+    folder = artifacts.require(job.folder("design"), made_by="cuvee design")
+    return read_design(folder / "design.parquet")
+
+
+def read_measured(job: Job) -> Runs:
+    """Read the finished table of runs."""
+    folder = artifacts.require(job.folder("runs"), made_by="cuvee train")
+    return read_runs(folder / "runs.parquet")
+
+
+OPTIMUM = "optimum.json"
+ONE_PHASE = "one_phase.json"
+
+
+def write_found(
+    job: Job, optimum: Optimum, *, settings: object, seed: int, one_phase: Optimum | None = None
+) -> None:
+    """Write the search's answer as an artefact, beside the best mixture without phases."""
+    with artifacts.writing(
+        job.folder("optimum"),
+        stage="search",
+        settings=config.dump(settings),
+        seed=seed,
+        inputs={"predictor": artifacts.digest_of(job.folder("predictor"))},
+    ) as aside:
+        write_optimum(aside / OPTIMUM, optimum)
+        if one_phase is not None:
+            write_optimum(aside / ONE_PHASE, one_phase)
+
+
+def read_found(job: Job) -> Optimum:
+    """Read the finished search's answer."""
+    folder = artifacts.require(job.folder("optimum"), made_by="cuvee search")
+    return read_optimum(folder / OPTIMUM)

@@ -1,0 +1,120 @@
+"""Which documents a run is trained on, and which it is measured on."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cuvee.arrays import IntArray
+from cuvee.corpus.store import TokenStore
+from cuvee.errors import ConfigError, DataError
+from cuvee.policy.sampling import subset
+from cuvee.proxy.batches import EvaluationSet, TrainingPlan, WindowStream, evaluation_set
+from cuvee.proxy.spec import TrainingSpec
+from cuvee.randomness import hash64, stream
+
+
+def open_evaluation_sets(run: TrainingSpec, pool: TokenStore) -> list[EvaluationSet]:
+    """Choose the validation windows of every target and every domain.
+
+    Returns:
+        ``target/<name>`` from the run's half of the targets, then ``domain/<name>``.
+
+    Raises:
+        DataError: A target or a domain has no validation text.
+    """
+    sets = []
+    if run.targets:
+        store = TokenStore.open(Path(run.targets))
+        side = 1 if run.half == "verdict" else 0
+        sets += [
+            _set("target", name, store, _on_side(store, index, side), run)
+            for index, name in enumerate(store.domains)
+        ]
+    for index, name in enumerate(pool.domains):
+        documents = _on_side(pool, index, 1)
+        if not run.targets:
+            documents = _half(pool, documents, run)
+        sets.append(_set("domain", name, pool, documents, run))
+    return sets
+
+
+def _on_side(store: TokenStore, domain: int, side: int) -> IntArray:
+    return np.flatnonzero((store.domain == domain) & (store.side == side))
+
+
+def _half(pool: TokenStore, documents: IntArray, run: TrainingSpec) -> IntArray:
+    """Take every second validation document in hash order: the objective's search or verdict half.
+
+    Without targets the domains' validation text is the objective, and the verdict needs text the
+    search has not seen.
+    """
+    keys = pool.keys[documents]
+    order = np.lexsort((keys, hash64(run.evaluation_seed, "half", keys)))
+    return np.sort(documents[order[1::2] if run.half == "verdict" else order[::2]])
+
+
+def _set(
+    kind: str, name: str, store: TokenStore, documents: IntArray, run: TrainingSpec
+) -> EvaluationSet:
+    if len(documents) == 0:
+        raise DataError(
+            f"{kind} {name!r} has no validation documents for the {run.half} half. Give it more "
+            "documents or raise pool.validation_share."
+        )
+    return evaluation_set(
+        f"{kind}/{name}",
+        store,
+        documents,
+        context=run.context,
+        n_tokens=run.evaluation_tokens if kind == "target" else run.domain_evaluation_tokens,
+        seed=run.evaluation_seed,
+    )
+
+
+def training_documents(run: TrainingSpec, store: TokenStore) -> dict[str, IntArray]:
+    """Return the documents a run may draw from, by domain: the training side or a part of it."""
+    chosen = {}
+    for index, name in enumerate(store.domains):
+        documents = _on_side(store, index, 0)
+        if run.subset_tokens is not None:
+            kept = subset(
+                store.keys[documents],
+                store.n_tokens[documents],
+                quota=run.subset_tokens[name],
+                seed=run.evaluation_seed,
+            )
+            documents = documents[kept]
+        chosen[name] = documents
+    return chosen
+
+
+def training_plan(run: TrainingSpec, pool: TokenStore) -> TrainingPlan:
+    """Lay out all sequences of a run.
+
+    Raises:
+        ConfigError: The mixture is not of this pool's domains.
+        DataError: A domain with weight has no documents to draw from.
+    """
+    mixture = run.mixture
+    if mixture.domains != pool.domains:
+        raise ConfigError(
+            f"the mixture's domains {', '.join(mixture.domains)} are not the pool's "
+            f"{', '.join(pool.domains)}; bind the mixture to this pool's domains."
+        )
+    documents = training_documents(run, pool)
+    streams: list[WindowStream | None] = []
+    for name, weight in zip(mixture.domains, mixture.overall, strict=True):
+        if weight > 0 and len(documents[name]) == 0:
+            raise DataError(f"domain {name!r} has weight {weight:.4f} but no training documents.")
+        streams.append(
+            WindowStream(pool, documents[name], context=run.context, seed=run.seed)
+            if weight > 0
+            else None
+        )
+    return TrainingPlan(
+        streams,
+        mixture,
+        n_sequences=run.n_sequences,
+        context=run.context,
+        rng=stream(run.seed, "proxy-order"),
+    )
