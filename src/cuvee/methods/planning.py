@@ -1,17 +1,19 @@
 """What a run will cost, before it is begun: tokens, FLOPs and a time measured on this machine."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from cuvee import artifacts, config
 from cuvee.artifacts import Json
+from cuvee.corpus.pool import PoolConfig
+from cuvee.corpus.tokens import TokensConfig
 from cuvee.methods import judging, measure
+from cuvee.methods.chain import ChainConfig
 from cuvee.methods.job import Job
-from cuvee.methods.pool import Prepared, open_prepared
-from cuvee.methods.regmix import RegMixConfig
+from cuvee.methods.pool import Prepared, TargetsConfig, open_prepared
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.machine import (
     choose_device,
@@ -26,19 +28,41 @@ _ASSUMED_DOMAINS = 16
 _ASSUMED_TARGETS = 4
 
 
+class Planned(Protocol):
+    """What every method's config holds."""
+
+    @property
+    def pool(self) -> PoolConfig:
+        """The documents."""
+        ...
+
+    @property
+    def targets(self) -> TargetsConfig | None:
+        """The target sets."""
+        ...
+
+    @property
+    def tokens(self) -> TokensConfig:
+        """The tokenizer."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Part:
+class Part:
+    """Runs of one kind."""
+
     name: str
     n_runs: float
     proxy: ProxyConfig
 
 
-def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
+def dry_run(settings: Planned, job: Job, parts: Sequence[Part]) -> dict[str, Json]:
     """Plan the training of a run and time it on this machine.
 
     Args:
         settings: The config.
         job: Its folder is read where it is labelled already, and never written to.
+        parts: What the method will train, calibrations apart.
 
     Returns:
         ``parts``: runs, tokens, FLOPs and seconds of calibrations, sweep and validation; ``total``;
@@ -51,9 +75,9 @@ def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
     if prepared is None and settings.targets is not None:
         n_targets = _ASSUMED_TARGETS
     vocabulary_size = _vocabulary_size(settings, prepared)
-    parts = [
+    costs = [
         _cost(part, vocabulary_size, n_domains=n_domains, n_targets=n_targets, workers=job.workers)
-        for part in _parts(settings)
+        for part in [*_calibrations(parts), *parts]
     ]
     assumed = (
         f"{n_domains} domains and {n_targets} targets as labelled"
@@ -61,9 +85,9 @@ def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
         else f"{n_domains} domains, {n_targets} targets (not labelled yet)"
     )
     keys = ("n_runs", "n_tokens", "flops", "seconds")
-    total: dict[str, Json] = {key: sum(cast(float, part[key]) for part in parts) for key in keys}
+    total: dict[str, Json] = {key: sum(cast(float, part[key]) for part in costs) for key in keys}
     return {
-        "parts": parts,
+        "parts": costs,
         "total": total,
         "workers": job.workers,
         "assumed": assumed,
@@ -88,32 +112,36 @@ def describe(plan: Mapping[str, Json]) -> str:
     return "\n".join([*lines, "", config.to_yaml(plan["config"])])
 
 
-def _parts(settings: RegMixConfig) -> list[_Part]:
-    proxy, judged = settings.proxy, settings.validate
-    larger = judging.larger(proxy, judged)
-    n_mixtures = 4 + len(judged.mixtures)
-    parts = [
-        _Part(name=f"sweep {proxy.size}", n_runs=settings.design.n_runs, proxy=proxy),
-        _Part(name=f"validate {judged.size}", n_runs=n_mixtures * judged.n_seeds, proxy=larger),
-    ]
-    calibrations = [
-        _Part(
-            name=f"calibrate {one.size}",
-            n_runs=len(one.calibration_rates),
+def validation(settings: ChainConfig) -> Part:
+    """Return the runs that every chain ends in: the chosen mixture and its rivals, every seed."""
+    judged = settings.validate
+    n_mixtures = 4 + len(judged.mixtures) + (len(settings.phases) > 1)
+    return Part(
+        name=f"validate {judged.size}",
+        n_runs=n_mixtures * judged.n_seeds,
+        proxy=judging.larger(settings.proxy, judged),
+    )
+
+
+def _calibrations(parts: Sequence[Part]) -> list[Part]:
+    """Return the short runs that choose a learning rate, for each size that has none."""
+    sizes = {part.proxy.size: part.proxy for part in parts if part.proxy.learning_rate is None}
+    return [
+        Part(
+            name=f"calibrate {size}",
+            n_runs=len(proxy.calibration_rates),
             proxy=replace(
-                one,
-                n_tokens=max(one.batch_tokens, int(one.n_tokens * one.calibration_share)),
+                proxy,
+                n_tokens=max(proxy.batch_tokens, int(proxy.n_tokens * proxy.calibration_share)),
                 points=(1.0,),
             ),
         )
-        for one in (proxy, larger)
-        if one.learning_rate is None
+        for size, proxy in sizes.items()
     ]
-    return [*calibrations, *parts]
 
 
 def _cost(
-    part: _Part, vocabulary_size: int, *, n_domains: int, n_targets: int, workers: int
+    part: Part, vocabulary_size: int, *, n_domains: int, n_targets: int, workers: int
 ) -> dict[str, Json]:
     spec = _spec(part.proxy)
     n_tokens = spec.n_sequences * spec.context
@@ -147,7 +175,7 @@ def _spec(proxy: ProxyConfig) -> TrainingSpec:
     return training_spec(proxy, inputs, mixture, seed=0, run_seed=0, learning_rate=1e-3)
 
 
-def _vocabulary_size(settings: RegMixConfig, prepared: Prepared | None) -> int:
+def _vocabulary_size(settings: Planned, prepared: Prepared | None) -> int:
     return prepared.store.vocabulary_size if prepared else settings.tokens.vocabulary_size
 
 

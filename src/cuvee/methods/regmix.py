@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Literal
 
 from cuvee import artifacts, config
+from cuvee.artifacts import Json
 from cuvee.design.dirichlet import DesignConfig, make_design
 from cuvee.executors import one_thread
-from cuvee.methods import chain, fitting, measure
+from cuvee.methods import chain, fitting, measure, planning
 from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.fitting import FitConfig
 from cuvee.methods.job import Job
+from cuvee.methods.planning import Part
 from cuvee.methods.pool import Prepared
 from cuvee.methods.presets import REGMIX_PAPER
 from cuvee.proxy.machine import choose_device
@@ -129,6 +131,13 @@ STEPS: Mapping[str, Callable[[RegMixConfig, Job], None]] = {
     "report": report,
 }
 """The arrows of the chain, in order; each is also a verb of the command line."""
+
+
+def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
+    """Plan and cost."""
+    proxy = settings.proxy
+    sweep = Part(name=f"sweep {proxy.size}", n_runs=settings.design.n_runs, proxy=proxy)
+    return planning.dry_run(settings, job, [sweep, planning.validation(settings)])
 
 
 def content(settings: RegMixConfig, job: Job) -> ReportContent:
