@@ -12,7 +12,9 @@ def test_names_are_those_of_the_command_line() -> None:
         "linear",
         "boosted-trees",
         "effective-data-power",
+        "distilled-law",
         "log-gaussian-process",
+        "shared-gaussian-process",
         "ensemble",
     ]
     assert DEFAULT_MODEL in MODELS

@@ -1,6 +1,8 @@
 """Targets and domains of one kind, by name."""
 
-from cuvee.fit.own_domains import match_own_domains
+import numpy as np
+
+from cuvee.fit.own_domains import detect_own_domains, match_own_domains
 
 
 def test_published_names_match() -> None:
@@ -20,3 +22,17 @@ def test_shared_and_empty_names_match_nothing() -> None:
     """Two domains of one name leave it open; words that mean nothing are no name."""
     assert match_own_domains(["train_web", "web"], ["web_loss"]) == (None,)
     assert match_own_domains(["train"], ["loss"]) == (None,)
+
+
+def test_losses_tell_own_domains() -> None:
+    """Each target falls with one domain; a target that none moves down has none."""
+    weights = np.random.default_rng(0).dirichlet(np.ones(4), size=40)
+    falling = -np.log(weights[:, [2, 0]] + 0.01)
+    assert detect_own_domains(weights, falling) == (2, 0)
+    assert detect_own_domains(weights, np.ones((40, 1))) == (None,)
+
+
+def test_few_runs_tell_nothing() -> None:
+    """Below 12 runs a correlation is chance."""
+    weights = np.random.default_rng(0).dirichlet(np.ones(3), size=11)
+    assert detect_own_domains(weights, -weights[:, :2]) == (None, None)

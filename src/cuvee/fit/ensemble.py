@@ -7,28 +7,39 @@ import numpy as np
 
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
-from cuvee.fit.effective_data import EffectiveDataPower
-from cuvee.fit.gaussian_process import LogGaussianProcess
+from cuvee.fit.distilled_law import DistilledLaw
+from cuvee.fit.shared_process import SharedGaussianProcess
 from cuvee.fit.training_rows import require_fitted
+
+TRUSTED = 2.0
+"""The law counts as much as the process up to so many of the process's standard deviations."""
 
 
 class Ensemble:
-    """Predict the mean of `LogGaussianProcess` and `EffectiveDataPower`.
+    """Predict the mean of `SharedGaussianProcess` and the `DistilledLaw` it has taught.
 
-    ``mean = (m_gp + m_law) / 2`` and ``sd^2 = sd_gp^2 + ((m_gp - m_law) / 2)^2``: where the two
-    disagree, neither is trusted.
+    ``mean = m_gp + s d`` and ``sd^2 = sd_gp^2 + (s d)^2`` with ``d = m_law - m_gp``: where the two
+    disagree, neither is trusted. The law's part s is a half while d is within two standard
+    deviations of the process, and falls as ``(2 sd_gp / d)^2`` beyond: a law that runs away, as
+    near the vertex of a domain no target is of a kind with, is heard less.
 
     Args:
-        own: (n_targets,) column of each target's own domain, None where it has none.
+        own: (n_targets,) column of each target's own domain, None where it has none. None for all:
+            detected.
 
     Attributes:
-        process_: The fitted Gaussian process.
-        law_: The fitted power law.
-        converged_: True where both converged.
+        law_: The fitted law; its mean is convex in the weights.
+        outliers_: (run, target) pairs left out.
+        converged_: False where the law's fit stopped early.
     """
 
     def __init__(self, *, own: tuple[int | None, ...] | None = None) -> None:
         self.own = own
+
+    @property
+    def process_(self) -> SharedGaussianProcess:
+        """The fitted Gaussian process."""
+        return self.law_.process_
 
     def fit(self, weights: FloatArray, losses: FloatArray, *, rng: np.random.Generator) -> Self:
         """Learn from measured runs.
@@ -36,7 +47,7 @@ class Ensemble:
         Args:
             weights: (n_runs, n_domains) token shares; rows sum to 1.
             losses: (n_runs, n_targets) finite.
-            rng: Handed to the Gaussian process.
+            rng: Handed to the law and its process.
 
         Returns:
             The same object, fitted.
@@ -45,10 +56,7 @@ class Ensemble:
             DataError: The runs are not what they must be.
             ConfigError: ``own`` does not fit the runs.
         """
-        process = LogGaussianProcess(own=self.own).fit(weights, losses, rng=rng)
-        self.law_ = EffectiveDataPower(own=self.own).fit(weights, losses, rng=rng)
-        self.process_ = process
-        self.converged_ = self.process_.converged_ and self.law_.converged_
+        self._keep(DistilledLaw(own=self.own).fit(weights, losses, rng=rng))
         return self
 
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -64,23 +72,27 @@ class Ensemble:
             NotFittedError: `fit` was not called.
             DataError: The weights are not mixtures of the fitted domains.
         """
-        require_fitted(self, "process_")
-        process_mean, process_sd = self.process_.predict(weights)
-        law_mean, _ = self.law_.predict(weights)
-        half = (process_mean - law_mean) / 2.0
-        return process_mean - half, np.hypot(process_sd, half)
+        require_fitted(self, "law_")
+        mean, sd = self.process_.predict(weights)
+        apart = self.law_.mean(weights) - mean
+        reach = TRUSTED * sd / np.maximum(np.abs(apart), 1e-300)
+        step = 0.5 * np.minimum(1.0, reach**2) * apart
+        return mean + step, np.hypot(sd, step)
 
     def to_json(self) -> dict[str, Json]:
         """Return settings and all that was learnt, as plain JSON."""
-        require_fitted(self, "process_")
-        return {"process": self.process_.to_json(), "law": self.law_.to_json()}
+        require_fitted(self, "law_")
+        return {"law": self.law_.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> Self:
         """Make a fitted model from `to_json`'s answer."""
-        process = LogGaussianProcess.from_json(cast(dict[str, Json], data["process"]))
-        model = cls(own=process.own)
-        model.process_ = process
-        model.law_ = EffectiveDataPower.from_json(cast(dict[str, Json], data["law"]))
-        model.converged_ = process.converged_ and model.law_.converged_
+        law = DistilledLaw.from_json(cast(dict[str, Json], data["law"]))
+        model = cls(own=law.own)
+        model._keep(law)
         return model
+
+    def _keep(self, law: DistilledLaw) -> None:
+        self.law_ = law
+        self.outliers_ = law.outliers_
+        self.converged_ = law.converged_

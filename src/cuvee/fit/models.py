@@ -4,17 +4,21 @@ from typing import Protocol
 
 from cuvee.errors import ConfigError
 from cuvee.fit.boosting import BoostedTrees
+from cuvee.fit.distilled_law import DistilledLaw
 from cuvee.fit.effective_data import EffectiveDataPower
 from cuvee.fit.ensemble import Ensemble
 from cuvee.fit.gaussian_process import LogGaussianProcess
 from cuvee.fit.linear import LinearMixture
+from cuvee.fit.shared_process import SharedGaussianProcess
 from cuvee.tables.predictor import Predictor
 
 MODELS: dict[str, type[Predictor]] = {
     "linear": LinearMixture,
     "boosted-trees": BoostedTrees,
     "effective-data-power": EffectiveDataPower,
+    "distilled-law": DistilledLaw,
     "log-gaussian-process": LogGaussianProcess,
+    "shared-gaussian-process": SharedGaussianProcess,
     "ensemble": Ensemble,
 }
 DEFAULT_MODEL = "ensemble"
@@ -28,7 +32,9 @@ class _TakesOwn(Protocol):
 
 _WITH_OWN: dict[str, _TakesOwn] = {
     "effective-data-power": EffectiveDataPower,
+    "distilled-law": DistilledLaw,
     "log-gaussian-process": LogGaussianProcess,
+    "shared-gaussian-process": SharedGaussianProcess,
     "ensemble": Ensemble,
 }
 
