@@ -11,6 +11,8 @@ from cuvee.fit.crossval import (
     assign_folds,
     baseline_mixtures,
     cross_validate,
+    mean_score,
+    n_repeats,
     rank_correlation,
     score_objective,
     score_predictions,
@@ -47,6 +49,48 @@ def test_repeated_mixtures_share_a_fold() -> None:
     folds = assign_folds(weights, n_folds=3, rng=np.random.default_rng(0))
     assert all(len(set(folds[start : start + 3])) == 1 for start in range(0, 18, 3))
     assert set(folds) == {0, 1, 2}
+
+
+def test_nearest_mixture_is_one_the_model_was_fitted_on() -> None:
+    """The baseline reads the loss of the nearest run of the other folds."""
+    weights, losses = _runs()
+    validation = cross_validate(LinearMixture, weights, losses, rng=np.random.default_rng(1))
+    for row in range(len(weights)):
+        others = np.flatnonzero(validation.folds != validation.folds[row])
+        distance = np.abs(weights[others] - weights[row]).sum(axis=1)
+        np.testing.assert_array_equal(validation.nearest[row], losses[others[distance.argmin()]])
+
+
+def test_folds_may_be_given() -> None:
+    """So that several models are asked about the same runs."""
+    weights, losses = _runs(6)
+    folds = np.array([0, 0, 1, 1, 2, 2])
+    validation = cross_validate(
+        LinearMixture, weights, losses, folds=folds, rng=np.random.default_rng(1)
+    )
+    np.testing.assert_array_equal(validation.folds, folds)
+    np.testing.assert_allclose(validation.fold_mean[0], losses[2:].mean(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("n_runs", "repeats"), [(4, 5), (8, 5), (16, 4), (32, 2), (64, 1), (512, 1)]
+)
+def test_few_runs_are_left_out_more_often(n_runs: int, repeats: int) -> None:
+    """About 64 held-out predictions, at most five times."""
+    assert n_repeats(n_runs) == repeats
+
+
+def test_scores_are_averaged_over_repeats() -> None:
+    """A rank that is missing in one repeat does not count."""
+    measured, baseline = np.array([1.0, 2.0, 3.0]), np.full(3, 2.0)
+    one, other = (
+        score_predictions("x", measured=measured, mean=mean, sd=np.ones(3), baseline=baseline)
+        for mean in (measured, np.full(3, 5.0))
+    )
+    mean = mean_score([one, other])
+    assert (mean.rank, mean.rmse) == (1.0, pytest.approx(other.rmse / 2.0))
+    assert (mean.coverage, mean.regret) == (0.5, other.regret / 2.0)
+    assert mean_score([other]) == other
 
 
 def test_constant_errors_come_from_the_other_folds() -> None:

@@ -45,14 +45,27 @@ LOSSES = "index,qa\n1,3.5\n2,3.25\n3,4\n4,3\n"
         ),
         (
             WEIGHTS,
+            LOSSES + "0,3.1\n",
+            "run ids start at 1 in ROOT/w.csv and at 0 in ROOT/l.csv, and 1 runs are in one table "
+            "only, so the same id may name different runs. Number both tables alike; if they are, "
+            "leave those runs out of both.",
+        ),
+        (
+            WEIGHTS.replace("1,0.5,0.5", "1,0.51,0.51"),
+            LOSSES,
+            "ROOT/w.csv: row 1 sums to 1.02; rows must sum to 1 (rounding up to 0.005 is "
+            "rescaled). Correct the row or remove it.",
+        ),
+        (
+            WEIGHTS,
             None,
             "losses table ROOT/l.csv does not exist. Give the path of a CSV file.",
         ),
         (
             WEIGHTS.replace("index", "number"),
             LOSSES,
-            "ROOT/w.csv: the header has no column named index or run_id or run (found number, web, "
-            "code, ...). Add an index column that names each run.",
+            "ROOT/w.csv: the header has no column named index or run_id or run or id or name "
+            "(found number, web, code, ...). Add an index column that names each run.",
         ),
     ],
     ids=[
@@ -61,6 +74,8 @@ LOSSES = "index,qa\n1,3.5\n2,3.25\n3,4\n4,3\n"
         "duplicate rows of weights",
         "duplicate rows of losses",
         "no common index",
+        "runs counted from 0 and from 1",
+        "default mixture of 1.02",
         "no losses",
         "no index",
     ],

@@ -75,7 +75,7 @@ def test_repeated_column_is_refused(tmp_path: Path) -> None:
 
 def test_table_without_index_is_refused(tmp_path: Path) -> None:
     """Rows are never matched by position."""
-    with pytest.raises(DataError, match="no column named index or run_id or run"):
+    with pytest.raises(DataError, match="no column named index or run_id or run or id or name"):
         read_weights_csv(_file(tmp_path, "a,b\n0.5,0.5\n"))
 
 
@@ -139,6 +139,86 @@ def test_ids_counted_from_zero_and_one_are_refused(tmp_path: Path) -> None:
         match_runs(read_weights_csv(weights), read_losses_csv(losses))
 
 
+@pytest.mark.parametrize(
+    ("weights", "losses", "n_alone"),
+    [((0, 1, 2, 3), (1, 2, 3), 1), ((0, 1, 2, 3), (1, 2, 4), 3), ((1, 2), (0, 1, 2, 3), 2)],
+    ids=["first run missing", "a gap", "counted from 1 in the weights"],
+)
+def test_ids_that_overlap_in_part_are_not_shifted_silently(
+    tmp_path: Path, weights: tuple[int, ...], losses: tuple[int, ...], n_alone: int
+) -> None:
+    """Runs 0 to 3 beside runs 1 to 3: nobody can tell whether the same id is the same run."""
+    pair = _pair(
+        tmp_path,
+        "index,a\n" + "".join(f"{name},1\n" for name in weights),
+        "index,x\n" + "".join(f"{name},0.5\n" for name in losses),
+    )
+    message = rf"run ids start at \d in .* and {n_alone} runs are in one table only.*Number both"
+    with pytest.raises(DataError, match=message):
+        match_runs(read_weights_csv(pair[0]), read_losses_csv(pair[1]))
+
+
+def test_finished_runs_among_planned_ones_are_no_shift(tmp_path: Path) -> None:
+    """Runs 1 and 3 of 0 to 3 have a loss: the others are not finished yet."""
+    weights, losses = _pair(tmp_path, "index,a\n0,1\n1,1\n2,1\n3,1\n", "index,x\n1,0.1\n3,0.3\n")
+    assert match_runs(read_weights_csv(weights), read_losses_csv(losses)).ids == ("1", "3")
+
+
+def test_tables_are_joined_by_an_id_column_that_both_have(tmp_path: Path) -> None:
+    """Each table numbers its rows, but the runs' names stand in both."""
+    weights, losses = _pair(
+        tmp_path,
+        "index,run,a,b\n0,x,1,0\n1,y,0,1\n2,z,0.5,0.5\n",
+        "run,name,metric\nz,mix-3,0.3\nx,mix-1,0.1\ny,mix-2,0.2\n",
+    )
+    swarm = match_runs(read_weights_csv(weights), read_losses_csv(losses))
+    assert (swarm.ids, swarm.targets) == (("x", "y", "z"), ("metric",))
+    np.testing.assert_array_equal(swarm.losses[:, 0], [0.1, 0.2, 0.3])
+
+
+def test_id_columns_that_disagree_are_refused(tmp_path: Path) -> None:
+    """Olmix's tables carry index, run and name: a row number must not win over a name."""
+    weights, losses = _pair(
+        tmp_path,
+        ",run,name,index,a\n0,x,m-0,0,1\n1,y,m-1,1,1\n",
+        ",run,name,index,q\n0,x,m-0,0,2\n1,z,m-2,1,3\n",
+    )
+    with pytest.raises(
+        DataError, match=r"run 1 of .* has run 'y', but 'z' in .*pair the runs diff"
+    ):
+        match_runs(read_weights_csv(weights), read_losses_csv(losses))
+
+
+def test_shared_id_column_must_be_unique(tmp_path: Path) -> None:
+    """The join is by name, and one name stands for two runs."""
+    weights, losses = _pair(tmp_path, "index,name,a\n0,m,1\n1,m,1\n", "name,x\nm,1\nn,2\n")
+    with pytest.raises(DataError, match=r"weights\.csv: run m stands in more than one row"):
+        match_runs(read_weights_csv(weights), read_losses_csv(losses))
+
+
+def test_columns_keep_their_names_in_any_order(tmp_path: Path) -> None:
+    """Domains without a loss column and losses without a domain are kept; zeros are shares."""
+    weights, losses = _pair(
+        tmp_path, "a,index,b,c\n1,1,0,0\n0,2,0.5,0.5\n", "qa,c_loss,index\n7,5,1\n8,6,2\n"
+    )
+    swarm = match_runs(read_weights_csv(weights), read_losses_csv(losses))
+    assert (swarm.domains, swarm.targets) == (("a", "b", "c"), ("qa", "c_loss"))
+    np.testing.assert_array_equal(swarm.losses, [[7.0, 5.0], [8.0, 6.0]])
+    np.testing.assert_array_equal(swarm.weights[0], [1.0, 0.0, 0.0])
+    assert swarm.notices == ()
+
+
+def test_runs_are_taken_with_their_losses(tmp_path: Path) -> None:
+    """Rows of ids, weights and losses stay together."""
+    weights, losses = _pair(tmp_path, "index,a,b\n7,1,0\n8,0,1\n", "index,x\n7,0.7\n8,0.8\n")
+    taken = match_runs(read_weights_csv(weights), read_losses_csv(losses)).take(np.array([1]))
+    assert (taken.ids, taken.weights.tolist(), taken.losses.tolist()) == (
+        ("8",),
+        [[0.0, 1.0]],
+        [[0.8]],
+    )
+
+
 def test_tables_without_common_run_are_refused(tmp_path: Path) -> None:
     """The message shows an id of each."""
     weights, losses = _pair(tmp_path, "index,a\nm1,1\n", "index,x\nr1,0.1\n")
@@ -151,7 +231,8 @@ def test_repeated_mixture_is_kept_with_a_notice(tmp_path: Path) -> None:
     weights, losses = _pair(tmp_path, "index,a,b\n1,1,0\n2,1,0\n", "index,x\n1,0.1\n2,0.2\n")
     swarm = match_runs(read_weights_csv(weights), read_losses_csv(losses))
     assert len(swarm.ids) == 2
-    assert "1 runs repeat the mixture" in swarm.notices[0]
+    assert "1 runs repeat the mixture of another run (2 that of 1)" in swarm.notices[0]
+    assert swarm.notices[0].endswith("they share a fold")
 
 
 def test_predictions_have_means_then_errors_in_input_order(tmp_path: Path) -> None:

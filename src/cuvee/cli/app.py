@@ -2,7 +2,7 @@
 
 import typer
 
-from cuvee.cli import fit, predict, run, show, stages
+from cuvee.cli import fit, predict, run, search, show, stages
 
 app = typer.Typer(
     name="cuvee",
@@ -16,5 +16,6 @@ app = typer.Typer(
 run.register(app)
 stages.register(app)
 fit.register(app)
+search.register(app)
 predict.register(app)
 show.register(app)

@@ -6,11 +6,15 @@ from typing import Annotated
 
 import typer
 
+from cuvee.cli import assignments
 from cuvee.cli.options import Method, Out, Quiet, Settings, Verbose, Workers, n_workers, out_folder
+from cuvee.cli.progress import progress_bars
 from cuvee.cli.stages import run_step
 from cuvee.errors import ConfigError
+from cuvee.fit.swarm import SwarmFitConfig
 from cuvee.methods.job import Job
-from cuvee.methods.swarm import describe_fit, fit_tables
+from cuvee.methods.swarm import RowsConfig, fit_tables
+from cuvee.methods.swarm_text import describe_fit
 
 
 def register(app: typer.Typer) -> None:
@@ -28,9 +32,31 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--losses", help="CSV: index, one column a target.")
         ] = None,
         model: Annotated[
-            str, typer.Option("--model", help="Predictor for --weights and --losses.")
+            str,
+            typer.Option(
+                "--model",
+                help="Predictor for --weights and --losses; auto: compare all and take the best.",
+            ),
         ] = "ensemble",
         seed: Annotated[int, typer.Option("--seed", help="Of folds and starts.")] = 1,
+        rows: Annotated[
+            int | None, typer.Option("--rows", help="Fit this many of the runs; default: all.")
+        ] = None,
+        row_seed: Annotated[int, typer.Option("--row-seed", help="Of the choice of --rows.")] = 1,
+        row_design: Annotated[
+            str, typer.Option("--row-design", help="How --rows are chosen: random or i-optimal.")
+        ] = "random",
+        own: Annotated[
+            list[str] | None,
+            typer.Option("--own", help="TARGET=DOMAIN of its own kind, where names do not tell."),
+        ] = None,
+        objective: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--objective",
+                help="TARGET=WEIGHT of the sum that models are judged by; default: all alike.",
+            ),
+        ] = None,
         out: Out = None,
         settings: Settings = None,
         workers: Workers = None,
@@ -49,5 +75,17 @@ def register(app: typer.Typer) -> None:
                 "cuvee fit takes either CONFIG or all of --weights, --losses and --out; give one "
                 "or the other."
             )
-        result = fit_tables(weights, losses, model=model, out=out, seed=seed)
+        chosen = SwarmFitConfig(
+            model=model,
+            seed=seed,
+            own=assignments.texts("--own", own),
+            objective=assignments.numbers("--objective", objective),
+        )
+        subset = None
+        if rows is not None:
+            subset = RowsConfig(n=rows, seed=row_seed, design=row_design)  # type: ignore[arg-type]
+        with progress_bars(shown=not quiet and not as_json) as progress:
+            result = fit_tables(
+                weights, losses, settings=chosen, rows=subset, out=out, progress=progress
+            )
         typer.echo(json.dumps(result, indent=1) if as_json else describe_fit(result))

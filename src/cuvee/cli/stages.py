@@ -26,7 +26,6 @@ _VERBS: dict[str, str] = {
     "label": "Read, check, split and tokenise the pool and the targets.",
     "design": "Choose the mixtures to be measured.",
     "train": "Train a proxy model on each mixture of the design.",
-    "search": "Search the mixture with the least predicted loss.",
     "select": "Write the chosen mixture's documents at the token budget.",
     "validate": "Train larger models on the chosen mixture and its baselines, and judge.",
     "report": "Write report.html from the finished artefacts.",
@@ -34,7 +33,7 @@ _VERBS: dict[str, str] = {
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs; `fit` has a file of its own."""
+    """Add the verbs; `fit` and `search` have files of their own."""
     for verb, help_text in _VERBS.items():
         app.command(name=verb, help=help_text)(_train if verb == "train" else _command(verb))
 

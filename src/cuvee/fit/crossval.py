@@ -1,10 +1,11 @@
 """How good a predictor is on runs it has not seen, beside what is known without one."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
+from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 
 from cuvee.arrays import FloatArray, IntArray
@@ -16,6 +17,9 @@ from cuvee.tables.predictor import Predictor
 INTERVAL = 0.9
 """Share of runs that an interval of 1.645 standard deviations should hold."""
 _INTERVAL_WIDTH = 1.6448536269514722
+_REPEATED_ROWS = 64
+"""Predictions of held-out runs that a score should rest on; fewer runs are left out repeatedly."""
+_MAXIMUM_REPEATS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +32,8 @@ class CrossValidation:
     """(n_runs, n_targets) their standard deviations."""
     fold_mean: FloatArray
     """(n_runs, n_targets) mean loss of the runs the model was fitted on: the baseline."""
+    nearest: FloatArray
+    """(n_runs, n_targets) loss of that run the model was fitted on whose mixture is nearest."""
     folds: IntArray
     """(n_runs,) number of the fold each run was left out in."""
 
@@ -61,6 +67,7 @@ def cross_validate(
     *,
     n_folds: int = 5,
     constant_errors: bool = False,
+    folds: IntArray | None = None,
     rng: np.random.Generator,
 ) -> CrossValidation:
     """Predict every run by a model fitted on the other folds.
@@ -74,6 +81,7 @@ def cross_validate(
         n_folds: At least 2; fewer are used where there are fewer distinct mixtures.
         constant_errors: Take a fold's standard deviation from the errors in the other folds, not
             from the model.
+        folds: (n_runs,) fold numbers, from `assign_folds`; None assigns them here.
         rng: Assigns mixtures to folds; handed to the fits.
 
     Returns:
@@ -84,18 +92,30 @@ def cross_validate(
         DataError: The runs are not what they must be.
     """
     shares, measured = check_training_rows(weights, losses)
-    folds = assign_folds(shares, n_folds=n_folds, rng=rng)
-    mean, sd, fold_mean = (np.empty_like(measured) for _ in range(3))
+    if folds is None:
+        folds = assign_folds(shares, n_folds=n_folds, rng=rng)
+    mean, sd, fold_mean, nearest = (np.empty_like(measured) for _ in range(4))
     for fold in np.unique(folds):
         out = folds == fold
         model = make_model().fit(shares[~out], measured[~out], rng=rng)
         mean[out], sd[out] = model.predict(shares[out])
         fold_mean[out] = measured[~out].mean(axis=0)
+        distance = cdist(shares[out], shares[~out], metric="cityblock")
+        nearest[out] = measured[~out][np.argmin(distance, axis=1)]
     if constant_errors:
         for fold in np.unique(folds):
             out = folds == fold
             sd[out] = np.sqrt(np.mean((measured - mean)[~out] ** 2, axis=0))
-    return CrossValidation(mean=mean, sd=sd, fold_mean=fold_mean, folds=folds)
+    return CrossValidation(mean=mean, sd=sd, fold_mean=fold_mean, nearest=nearest, folds=folds)
+
+
+def n_repeats(n_runs: int) -> int:
+    """Return how often to repeat a cross-validation with other folds: 5 times at 8 runs, 1 at 64.
+
+    Args:
+        n_runs: Number of runs.
+    """
+    return max(1, min(_MAXIMUM_REPEATS, round(_REPEATED_ROWS / n_runs)))
 
 
 def assign_folds(weights: FloatArray, *, n_folds: int, rng: np.random.Generator) -> IntArray:
@@ -197,6 +217,25 @@ def score_predictions(
         regret=float(measured[int(np.argmin(mean))]) - best,
         baseline_rmse=float(np.sqrt(np.mean((measured - baseline) ** 2))),
         baseline_regret=float(measured.mean()) - best,
+    )
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """Average the scores of one target over repeated cross-validations.
+
+    Args:
+        scores: At least one, of one target. The rank is averaged over those that have one.
+    """
+    ranks = [score.rank for score in scores if score.rank is not None]
+    return replace(
+        scores[0],
+        rank=float(np.mean(ranks)) if ranks else None,
+        rmse=float(np.mean([score.rmse for score in scores])),
+        mae=float(np.mean([score.mae for score in scores])),
+        coverage=float(np.mean([score.coverage for score in scores])),
+        regret=float(np.mean([score.regret for score in scores])),
+        baseline_rmse=float(np.mean([score.baseline_rmse for score in scores])),
+        baseline_regret=float(np.mean([score.baseline_regret for score in scores])),
     )
 
 

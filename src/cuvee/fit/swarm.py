@@ -1,39 +1,65 @@
 """Fit a predictor on tables somebody else measured, and ask it about tables of mixtures."""
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cuvee import artifacts
+from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.errors import ArtifactError
-from cuvee.fit.crossval import (
-    Score,
-    cross_validate,
-    score_objective,
-    score_targets,
-    scores_to_json,
+from cuvee.fit.crossval import Score, n_repeats, scores_to_json
+from cuvee.fit.leaderboard import (
+    HeldOut,
+    OnProgress,
+    can_validate,
+    compare_models,
+    hold_out,
 )
-from cuvee.fit.models import CONSTANT_ERRORS, make_fold_model, make_model, model_class
-from cuvee.fit.own_domains import match_own_domains
+from cuvee.fit.models import DEFAULT_MODEL, make_model, model_class
+from cuvee.fit.named_columns import objective_weights, own_columns
 from cuvee.fit.predictor_files import NamedPredictor, load_predictor, write_predictor
 from cuvee.randomness import stream
-from cuvee.tables.swarm import (
-    Swarm,
-    match_runs,
-    read_losses_csv,
-    read_weights_csv,
-    write_predictions_csv,
-)
+from cuvee.tables.swarm import Swarm, read_weights_csv, write_predictions_csv
 
 SCORES_FILE = "scores.json"
+LEADERBOARD_FILE = "leaderboard.json"
+ROWS_FILE = "rows.json"
+"""Ids of the runs fitted, how they were chosen, own domains and outliers."""
+RUNS_FILE = "runs.parquet"
+"""The runs fitted: ``run_id``, ``weight:<domain>`` and ``loss:<target>``."""
+AUTO = "auto"
+"""Name that stands for the model that wins the cross-validation."""
 MEAN_OF_TARGETS = "mean of targets"
 """Name of the score of the plain mean over targets."""
-MINIMUM_RUNS = 4
-"""Fewer runs can be fitted but not cross-validated."""
-N_FOLDS = 5
+OBJECTIVE = "objective"
+"""Name of the score of a weighted sum of targets."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SwarmFitConfig:
+    """How somebody else's swarm is fitted."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    model: str = DEFAULT_MODEL
+    """A key of `fit.models.MODELS`, or auto: the one that predicts held-out runs best."""
+    seed: int = 1
+    """Of folds and fits; the same runs and seed give the same bytes."""
+    own: Mapping[str, str] = field(default_factory=dict)
+    """Own domain of some targets, where the names do not tell."""
+    objective: Mapping[str, float] = field(default_factory=dict)
+    """Weights of some targets, at least 0, scaled to sum to 1; none: all count alike."""
+
+    def __post_init__(self) -> None:
+        if self.model != AUTO:
+            model_class(self.model)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,58 +72,84 @@ class SwarmFit:
     n_runs: int
     domains: tuple[str, ...]
     targets: tuple[str, ...]
-    own: tuple[int | None, ...]
-    """(n_targets,) column of each target's own domain, matched by name."""
+    own: Mapping[str, str | None]
+    """Each target's own domain; None where it has none."""
+    own_detected: bool
+    """True where the model found the own domains by the losses, since no name told any."""
     scores: tuple[Score, ...]
-    """Cross-validated, one a target, then one of their mean; empty below 4 runs."""
+    """Cross-validated, one a target, then one of the objective; empty below 4 runs."""
+    leaderboard: Mapping[str, Json] | None
+    """All models beside the baselines, where the model was chosen by them."""
+    seconds: Mapping[str, float]
+    """Wall-clock time by model, where models were compared; not part of the artefact."""
     converged: bool
     notices: tuple[str, ...]
-    """What was put right while reading."""
+    """What was put right while reading, and which runs are outliers."""
     reused: bool
     """True where the folder was already there, made of the same tables."""
 
 
-def fit_swarm(weights_csv: Path, losses_csv: Path, *, model: str, out: Path, seed: int) -> SwarmFit:
-    """Fit a predictor on two tables, cross-validate it and write its folder.
+def fit_swarm(
+    swarm: Swarm,
+    *,
+    config: SwarmFitConfig,
+    out: Path,
+    inputs: Mapping[str, str],
+    chosen: Mapping[str, Json] | None = None,
+    on_progress: OnProgress = lambda done, total, note: None,
+) -> SwarmFit:
+    """Fit a predictor on a swarm, cross-validate it and write its folder.
 
     Args:
-        weights_csv: ``index``, then one column a domain.
-        losses_csv: ``index``, then one column a target.
-        model: A key of `fit.models.MODELS`.
+        swarm: The runs to fit.
+        config: Model, objective and own domains.
         out: Folder of the predictor. If it is finished and was made of the same, it is kept.
-        seed: Of folds and starts; the same tables and seed give the same bytes.
+        inputs: Digests of the tables, by name.
+        chosen: How the runs were chosen from the tables; None where all of them are fitted.
+        on_progress: Told how far the comparison of models is.
 
     Returns:
         The result and its figures on held-out folds.
 
     Raises:
-        ConfigError: No predictor has this name.
-        DataError: The tables are not what they must be.
+        ConfigError: A target or domain that the config names is not in the tables, or no model can
+            be fitted.
         ArtifactError: ``out`` was made of something else, or is no predictor's folder.
     """
-    model_class(model)
-    swarm = match_runs(read_weights_csv(weights_csv), read_losses_csv(losses_csv))
-    own = match_own_domains(swarm.domains, swarm.targets)
-    manifest = _manifest(weights_csv, losses_csv, model, seed)
-    reused = _is_reusable(out, manifest)
+    own = own_columns(swarm, config.own)
+    objective = objective_weights(swarm.targets, config.objective)
+    known = own if any(column is not None for column in own) else None
+    settings: dict[str, Json] = {
+        "model": config.model,
+        "own": dict(config.own),
+        "objective": dict(config.objective),
+        "rows": None if chosen is None else dict(chosen),
+    }
+    manifest: dict[str, Json] = {
+        "stage": "fit",
+        "settings": settings,
+        "seed": config.seed,
+        "inputs": dict(inputs),
+    }
+    reused = is_reusable(out, manifest, what="predictor")
     if not reused:
-        scores = _cross_validated(swarm, model, own, seed)
-        fitted = make_model(model, own=own).fit(
-            swarm.weights, swarm.losses, rng=stream(seed, "fit", model)
-        )
-        named = NamedPredictor(
-            model=fitted, name=model, domains=swarm.domains, targets=swarm.targets
-        )
         with artifacts.writing(
-            out,
-            stage="fit",
-            settings=manifest["settings"],
-            seed=seed,
-            inputs=cast(dict[str, str], manifest["inputs"]),
+            out, stage="fit", settings=settings, seed=config.seed, inputs=inputs
         ) as aside:
+            name, held_out = _validated(aside, swarm, config, known, objective, on_progress)
+            fitted = make_model(name, own=known).fit(
+                swarm.weights, swarm.losses, rng=stream(config.seed, "fit", name)
+            )
+            named = NamedPredictor(
+                model=fitted, name=name, domains=swarm.domains, targets=swarm.targets
+            )
             write_predictor(aside, named)
+            label = OBJECTIVE if config.objective else MEAN_OF_TARGETS
+            scores = held_out.scores(swarm, objective, objective_name=label) if held_out else ()
             artifacts.write_json(aside / SCORES_FILE, scores_to_json(scores))
-    return _result(out, swarm, own, reused=reused)
+            _write_runs(aside, swarm)
+            artifacts.write_json(aside / ROWS_FILE, _rows(swarm, named, own, chosen))
+    return _result(out, swarm, reused=reused)
 
 
 def predict_swarm(folder: Path, weights_csv: Path, out_csv: Path) -> int:
@@ -123,24 +175,52 @@ def predict_swarm(folder: Path, weights_csv: Path, out_csv: Path) -> int:
     return len(table.ids)
 
 
-def _manifest(weights_csv: Path, losses_csv: Path, model: str, seed: int) -> dict[str, Json]:
-    return {
-        "stage": "fit",
-        "settings": {"model": model},
-        "seed": seed,
-        "inputs": {
-            "weights": artifacts.digest_file(weights_csv),
-            "losses": artifacts.digest_file(losses_csv),
-        },
+def read_fitted_runs(folder: Path) -> Swarm | None:
+    """Read the runs that a predictor was fitted on.
+
+    Args:
+        folder: A predictor's folder.
+
+    Returns:
+        The runs, or None where the folder does not hold them.
+    """
+    path = folder / RUNS_FILE
+    if not path.exists():
+        return None
+    table = pq.read_table(path)
+    names = {
+        kind: tuple(name.removeprefix(kind) for name in table.column_names if name.startswith(kind))
+        for kind in (_WEIGHT, _LOSS)
     }
+    weights, losses = (
+        np.column_stack([table[f"{kind}{name}"].to_numpy() for name in names[kind]])
+        for kind in (_WEIGHT, _LOSS)
+    )
+    return Swarm(
+        ids=tuple(table["run_id"].to_pylist()),
+        domains=names[_WEIGHT],
+        targets=names[_LOSS],
+        weights=weights,
+        losses=losses,
+        notices=(),
+    )
 
 
-def _is_reusable(out: Path, manifest: dict[str, Json]) -> bool:
-    """Tell whether the folder is finished and of the same making; refuse any other folder."""
+def is_reusable(out: Path, manifest: Mapping[str, Json], *, what: str) -> bool:
+    """Tell whether a folder is finished and of the same making; refuse any other folder.
+
+    Args:
+        out: The folder.
+        manifest: What its manifest must say: stage, settings, seed and inputs.
+        what: What it should hold, in one word, for the message.
+
+    Raises:
+        ArtifactError: It was made of something else, or is not cuvee's.
+    """
     if not artifacts.is_done(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ArtifactError(
-                f"{out} exists and is no finished predictor; give --out an empty or new folder."
+                f"{out} exists and is no finished {what}; give --out an empty or new folder."
             )
         return False
     found = cast(dict[str, Json], artifacts.read_json(out / artifacts.MANIFEST))
@@ -152,41 +232,116 @@ def _is_reusable(out: Path, manifest: dict[str, Json]) -> bool:
     return True
 
 
-def _cross_validated(
-    swarm: Swarm, model: str, own: tuple[int | None, ...], seed: int
-) -> tuple[Score, ...]:
-    n_mixtures = len(np.unique(swarm.weights.round(9), axis=0))
-    if len(swarm.ids) < MINIMUM_RUNS or n_mixtures < MINIMUM_RUNS:
-        return ()
-    validation = cross_validate(
-        lambda: make_fold_model(model, own=own),
-        swarm.weights,
-        swarm.losses,
-        n_folds=N_FOLDS,
-        constant_errors=model in CONSTANT_ERRORS,
-        rng=stream(seed, "cross-validation", model),
-    )
-    n_targets = len(swarm.targets)
-    mean_of_targets = score_objective(
-        validation, swarm.losses, np.full(n_targets, 1.0 / n_targets), name=MEAN_OF_TARGETS
-    )
-    return (*score_targets(validation, swarm.losses, swarm.targets), mean_of_targets)
+_WEIGHT, _LOSS = "weight:", "loss:"
 
 
-def _result(out: Path, swarm: Swarm, own: tuple[int | None, ...], *, reused: bool) -> SwarmFit:
+def _validated(
+    aside: Path,
+    swarm: Swarm,
+    config: SwarmFitConfig,
+    own: tuple[int | None, ...] | None,
+    objective: FloatArray,
+    on_progress: OnProgress,
+) -> tuple[str, HeldOut | None]:
+    """Return the model to fit and its held-out predictions; write what they were chosen by."""
+    if config.model == AUTO:
+        board, held_out, seconds = compare_models(
+            swarm, own=own, objective=objective, seed=config.seed, on_progress=on_progress
+        )
+        artifacts.write_json(aside / LEADERBOARD_FILE, board.to_json())
+        artifacts.write_json(aside / artifacts.TIMING, seconds)
+        return board.winner, held_out
+    if not can_validate(swarm):
+        return config.model, None
+    repeats = n_repeats(len(swarm.ids))
+    on_progress(0, repeats, config.model)
+    done = itertools.count(1)
+    return config.model, hold_out(
+        config.model,
+        swarm,
+        own=own,
+        seed=config.seed,
+        on_repeat=lambda: on_progress(next(done), repeats, config.model),
+    )
+
+
+def _write_runs(aside: Path, swarm: Swarm) -> None:
+    columns: dict[str, object] = {"run_id": list(swarm.ids)}
+    for kind, names, values in (
+        (_WEIGHT, swarm.domains, swarm.weights),
+        (_LOSS, swarm.targets, swarm.losses),
+    ):
+        columns |= {f"{kind}{name}": values[:, place] for place, name in enumerate(names)}
+    pq.write_table(pa.table(columns), aside / RUNS_FILE)
+
+
+def _rows(
+    swarm: Swarm,
+    predictor: NamedPredictor,
+    own: tuple[int | None, ...],
+    chosen: Mapping[str, Json] | None,
+) -> dict[str, Json]:
+    """Describe the fitted runs: ids, how they were chosen, own domains, outliers by name."""
+    outliers = getattr(predictor.model, "outliers_", ())
+    found = _detected(predictor) if all(column is None for column in own) else None
+    own = own if found is None else found
+    return {
+        "run_ids": list(swarm.ids),
+        "chosen": None if chosen is None else dict(chosen),
+        "own": {
+            target: None if column is None else swarm.domains[column]
+            for target, column in zip(swarm.targets, own, strict=True)
+        },
+        "own_detected": found is not None and any(column is not None for column in found),
+        "outliers": [
+            {"run": swarm.ids[run], "target": swarm.targets[target]} for run, target in outliers
+        ],
+    }
+
+
+def _detected(predictor: NamedPredictor) -> tuple[int | None, ...] | None:
+    """Return the own domains that a model, or the process within it, has found by itself."""
+    for model in (predictor.model, getattr(predictor.model, "process_", None)):
+        member = getattr(model, "own_", None)
+        if member is not None:
+            return tuple(int(row.argmax()) if row.any() else None for row in np.asarray(member))
+    return None
+
+
+def _result(out: Path, swarm: Swarm, *, reused: bool) -> SwarmFit:
     predictor = load_predictor(out)
+    rows = cast(dict[str, Any], artifacts.read_json(out / ROWS_FILE))
     return SwarmFit(
         folder=out,
         model=predictor.name,
         n_runs=len(swarm.ids),
         domains=predictor.domains,
         targets=predictor.targets,
-        own=own,
+        own=rows["own"],
+        own_detected=rows["own_detected"],
         scores=_read_scores(out),
+        leaderboard=cast("Mapping[str, Json] | None", _read_if_there(out / LEADERBOARD_FILE)),
+        seconds=cast(Mapping[str, float], _read_if_there(out / artifacts.TIMING) or {}),
         converged=predictor.model.converged_,
-        notices=swarm.notices,
+        notices=(*swarm.notices, *_outlier_notices(rows["outliers"])),
         reused=reused,
     )
+
+
+def _outlier_notices(outliers: Sequence[Mapping[str, str]]) -> list[str]:
+    """Name each outlying run once, with the targets it is an outlier of."""
+    targets: dict[str, list[str]] = {}
+    for one in outliers:
+        targets.setdefault(one["run"], []).append(one["target"])
+    return [
+        f"run {run} is far from the fit on {', '.join(names[:3])}"
+        f"{f' and {len(names) - 3} more targets' if len(names) > 3 else ''} and counts less there"
+        for run, names in targets.items()
+    ]
+
+
+def _read_if_there(path: Path) -> Json:
+    return artifacts.read_json(path) if path.exists() else None
 
 
 def _read_scores(folder: Path) -> tuple[Score, ...]:

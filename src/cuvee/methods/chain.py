@@ -17,17 +17,20 @@ from cuvee.corpus.read import PoolConfig
 from cuvee.corpus.scan import read_index
 from cuvee.corpus.tokens import TokensConfig
 from cuvee.errors import ConfigError, InfeasibleError
-from cuvee.methods import findings, judging, measure, shipping
+from cuvee.executors import one_thread
+from cuvee.methods import findings, fitting, judging, measure, shipping
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared, TargetsConfig, open_prepared, prepare
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.machine import choose_device
 from cuvee.proxy.sweep import ProxyConfig, subset_tokens
+from cuvee.randomness import stream
 from cuvee.report.content import ReportContent
 from cuvee.report.page import build_page
 from cuvee.report.summary import summary_text
 from cuvee.search.constraints import Constraints
-from cuvee.search.simulate import SearchConfig
+from cuvee.search.phases import WithoutPhases, minimise_phases
+from cuvee.search.simulate import SearchConfig, minimise
 from cuvee.select.budget import SelectConfig
 from cuvee.simplex import TOLERANCE, supply_caps
 from cuvee.tables.design import Design, read_design, write_design
@@ -76,6 +79,15 @@ class ChainConfig:
             raise ConfigError(
                 f"phases are {list(self.phases)}, together {total:g}; give each phase's share of "
                 "the run's tokens, all above 0, summing to 1, such as [0.75, 0.25]."
+            )
+        if len(self.phases) > 2:
+            raise ConfigError(
+                f"phases are {list(self.phases)}; runs of one or two phases can be laid out."
+            )
+        if len(self.phases) > 1 and self.search.bounds:
+            raise ConfigError(
+                "search.bounds are not kept by a search over phases; leave them out, or use one "
+                "phase."
             )
         judging.larger(self.proxy, self.validate)
 
@@ -156,6 +168,41 @@ def open_stores(settings: ChainConfig, job: Job) -> Prepared:
         return open_prepared(job, settings.pool, settings.targets)
 
 
+def search(settings: ChainConfig, job: Job) -> None:
+    """Find the mixture of least predicted loss within the constraints."""
+    prepared = open_stores(settings, job)
+    if artifacts.is_done(job.folder("optimum")):
+        return
+    predictor = fitting.load(job)
+    natural = prepared.statistics.natural
+    with job.stage("search"), one_thread():
+        if len(settings.phases) > 1:
+            alone = WithoutPhases(
+                predictor=predictor, domains=prepared.statistics.domains, shares=settings.phases
+            )
+            phased = minimise_phases(
+                predictor,
+                prepared.objective,
+                shares=settings.phases,
+                caps=caps(settings, prepared),
+                prior=natural,
+                config=settings.search,
+                rng=stream(settings.seed, "search", "phases"),
+            )
+        one_phase = minimise(
+            predictor if len(settings.phases) == 1 else alone,
+            prepared.objective,
+            constraints=constraints(settings, prepared),
+            prior=natural,
+            config=settings.search,
+            rng=stream(settings.seed, "search"),
+        )
+    if len(settings.phases) == 1:
+        write_found(job, one_phase, settings=settings.search, seed=settings.seed)
+    else:
+        write_found(job, phased, settings=settings.search, seed=settings.seed, one_phase=one_phase)
+
+
 def select(settings: ChainConfig, job: Job) -> None:
     """Write the chosen mixture's documents at the token budget."""
     prepared = open_stores(settings, job)
@@ -222,7 +269,7 @@ def report(job: Job, content: ReportContent) -> None:
 
 
 def gather(
-    settings: ChainConfig, job: Job, *, method: str, size: str | None = None
+    settings: ChainConfig, job: Job, *, method: str, command: str, size: str | None = None
 ) -> ReportContent:
     """Gather what the report of every method holds.
 
@@ -230,11 +277,13 @@ def gather(
         settings: The config.
         job: The finished run.
         method: What to call it.
+        command: Its name on the command line.
         size: Size the fitted losses stand for; None for the proxies'.
     """
     prepared = open_stores(settings, job)
     done = findings.Finished(
         method=method,
+        command=command,
         settings=settings,
         seed=settings.seed,
         prepared=prepared,

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -49,6 +50,8 @@ class Finished:
     """What a method's finished stages left."""
 
     method: str
+    command: str
+    """Its name on the command line."""
     settings: object
     """The resolved config."""
     seed: int
@@ -75,7 +78,14 @@ def gather(job: Job, done: Finished) -> ReportContent:
         method=done.method,
         objective=objective,
         mixture=_mixture(done),
-        provenance=_provenance(job, done),
+        provenance=provenance(
+            job,
+            command=f"cuvee run {done.command} CONFIG",
+            seed=done.seed,
+            settings=done.settings,
+            stages=_STAGES,
+            facts=(("corpus fingerprint", done.index.fingerprint),),
+        ),
         verdict=_verdict(job, done),
         losses=_losses(job, done),
         held_out=fitting.held_out(job, done.design, done.runs, done.prepared),
@@ -268,24 +278,38 @@ def _selection(job: Job) -> parts.SelectionSection | None:
     )
 
 
-def _provenance(job: Job, done: Finished) -> parts.Provenance:
+def provenance(
+    job: Job,
+    *,
+    command: str,
+    seed: int,
+    settings: object,
+    stages: Sequence[str],
+    facts: tuple[tuple[str, str], ...],
+) -> parts.Provenance:
+    """Say where every number comes from.
+
+    Args:
+        job: The finished run.
+        command: What made it.
+        seed: The command's.
+        settings: The resolved config.
+        stages: Artefacts whose digests are shown.
+        facts: What else to show.
+    """
     machine = cast(dict[str, str], artifacts.read_json(job.out / "machine.json"))
     return parts.Provenance(
-        command=f"cuvee run {done.method.lower()} CONFIG",
-        seed=done.seed,
-        config_yaml=config.dump_yaml(done.settings),
+        command=command,
+        seed=seed,
+        config_yaml=config.dump_yaml(settings),
         versions=(
             ("python", platform.python_version()),
             *((name, importlib.metadata.version(name)) for name in _PACKAGES),
         ),
         digests=tuple(
-            (stage, artifacts.digest_of(job.folder(*Path(stage).parts))) for stage in _STAGES
+            (stage, artifacts.digest_of(job.folder(*Path(stage).parts))) for stage in stages
         ),
-        facts=(
-            ("corpus fingerprint", done.index.fingerprint),
-            ("device", machine["device"]),
-            ("precision", machine["precision"]),
-        ),
+        facts=(*facts, ("device", machine["device"]), ("precision", machine["precision"])),
     )
 
 

@@ -106,12 +106,22 @@ def measure(
     return runs
 
 
-def write_measured(job: Job, runs: Runs, *, seed: int, sweep: Path) -> None:
-    """Write the table of runs as an artefact."""
+def write_measured(
+    job: Job, runs: Runs, *, seed: int, sweep: Path, ids: Sequence[str] | None = None
+) -> None:
+    """Write the table of runs as an artefact.
+
+    Args:
+        job: Where.
+        runs: The table.
+        seed: The command's seed.
+        sweep: Folder of the runs.
+        ids: Folders the table was made of, where they are not the table's own run ids.
+    """
     folder = job.folder("runs")
     if artifacts.is_done(folder):
         return
-    inputs = {run_id: artifacts.digest_of(sweep / run_id) for run_id in runs.run_ids}
+    inputs = {run_id: artifacts.digest_of(sweep / run_id) for run_id in ids or runs.run_ids}
     with artifacts.writing(folder, stage="train", settings={}, seed=seed, inputs=inputs) as aside:
         write_runs(aside / "runs.parquet", runs)
 

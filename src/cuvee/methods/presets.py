@@ -25,3 +25,28 @@ REGMIX_PAPER: Mapping[str, Any] = {
     },
 }
 """Settings of RegMix (arXiv:2407.01492) as docs/papers/regmix.md lists them; shown by --dry-run."""
+
+MIXING_LAWS_DEFAULT: Mapping[str, Any] = {
+    "proxy": {"points": [0.3, 0.45, 0.6, 0.75, 0.9, 1.0]},
+}
+"""A step law needs more points of a run than a final loss does."""
+
+MIXING_LAWS_PAPER: Mapping[str, Any] = {
+    "sizes": ["20m", "85m", "300m"],
+    "design": {"n_runs": 20},
+    "proxy": {
+        "n_tokens": 30_000_000_000,
+        "context": 4096,
+        "batch_tokens": 1_048_576,
+        "points": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+        "repetition_matched": False,
+    },
+    "laws": {"scaling": "nested"},
+    "fit": {"model": "exponential"},
+}
+"""Settings of Data Mixing Laws (arXiv:2403.16952); docs/papers/mixing_laws.md says what differs."""
+
+CONTINUAL_DEFAULT: Mapping[str, Any] = {
+    "proxy": {"points": [0.25, 0.5, 1.0], "repetition_matched": False},
+}
+"""Continued training stands for itself; its points are the horizons."""

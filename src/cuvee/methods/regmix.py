@@ -10,14 +10,14 @@ Source: RegMix (arXiv:2407.01492); docs/papers/regmix.md lists where this differ
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from cuvee import artifacts, config
 from cuvee.artifacts import Json
 from cuvee.design.dirichlet import DesignConfig, make_design
-from cuvee.executors import one_thread
+from cuvee.design.phases import PhasesConfig, make_phases
 from cuvee.methods import chain, fitting, measure, planning
 from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.fitting import FitConfig
@@ -30,7 +30,6 @@ from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import training_spec
 from cuvee.randomness import integer_seed, stream
 from cuvee.report.content import ReportContent
-from cuvee.search.simulate import minimise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +63,25 @@ def design(settings: RegMixConfig, job: Job) -> None:
         return
     statistics = prepared.statistics
     own = {name.split("/", 1)[1]: domains for name, domains in prepared.own_domains.items()}
-    made = make_design(
-        statistics.domains,
-        statistics.natural,
-        caps=chain.caps(settings, prepared),
-        own_domains=own if prepared.targets else {},
-        config=settings.design,
-        rng=stream(settings.seed, "design"),
-    )
+    limits, rng = chain.caps(settings, prepared), stream(settings.seed, "design")
+    if len(settings.phases) == 1:
+        made = make_design(
+            statistics.domains,
+            statistics.natural,
+            caps=limits,
+            own_domains=own if prepared.targets else {},
+            config=settings.design,
+            rng=rng,
+        )
+    else:
+        made = make_phases(
+            statistics.domains,
+            statistics.natural,
+            caps=limits,
+            own_domains=own if prepared.targets else {},
+            config=PhasesConfig(**asdict(settings.design), late_share=settings.phases[1]),
+            rng=rng,
+        )
     chain.write_made_design(job, made, settings=settings.design, seed=settings.seed)
 
 
@@ -97,24 +107,6 @@ def fit(settings: RegMixConfig, job: Job) -> None:
         )
 
 
-def search(settings: RegMixConfig, job: Job) -> None:
-    """Simulate mixtures and take the mean of the best."""
-    prepared = open_stores(settings, job)
-    if artifacts.is_done(job.folder("optimum")):
-        return
-    predictor = fitting.load(job)
-    with job.stage("search"), one_thread():
-        optimum = minimise(
-            predictor,
-            prepared.objective,
-            constraints=chain.constraints(settings, prepared),
-            prior=prepared.statistics.natural,
-            config=settings.search,
-            rng=stream(settings.seed, "search"),
-        )
-    chain.write_found(job, optimum, settings=settings.search, seed=settings.seed)
-
-
 def report(settings: RegMixConfig, job: Job) -> None:
     """Write report.html from the finished artefacts."""
     chain.report(job, content(settings, job))
@@ -125,7 +117,7 @@ STEPS: Mapping[str, Callable[[RegMixConfig, Job], None]] = {
     "design": design,
     "train": train,
     "fit": fit,
-    "search": search,
+    "search": chain.search,
     "select": chain.select,
     "validate": chain.validate,
     "report": report,
@@ -142,7 +134,7 @@ def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
 
 def content(settings: RegMixConfig, job: Job) -> ReportContent:
     """Gather the report of a finished run."""
-    return chain.gather(settings, job, method="RegMix")
+    return chain.gather(settings, job, method="RegMix", command="regmix")
 
 
 def describe(settings: RegMixConfig, job: Job) -> str:

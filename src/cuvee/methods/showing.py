@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 from cuvee import artifacts
 from cuvee.artifacts import Json
 from cuvee.errors import ArtifactError
+from cuvee.methods.swarm_text import leaderboard_lines
 
 _MANIFEST_KEYS = ("stage", "format_version", "seed")
+_LEADERBOARD = "leaderboard.json"
 _CELL = 40
 
 
@@ -25,7 +27,8 @@ def read_artifact(path: Path, *, rows: int) -> dict[str, Json]:
 
     Returns:
         For a file its ``content`` or its ``columns``, ``n_rows`` and first ``rows``; for a stage
-        its manifest and files; for another folder the stages in it and whether each is done.
+        its manifest and files, and a fit's leaderboard; for another folder the stages in it and
+        whether each is done.
 
     Raises:
         ArtifactError: There is nothing to show there.
@@ -46,7 +49,10 @@ def describe(found: Mapping[str, Json]) -> str:
     if "rows" in found:
         return _describe_table(found)
     lines: list[str] = []
-    _outline(found, lines, depth=0)
+    _outline({key: found[key] for key in found if key != "leaderboard"}, lines, depth=0)
+    if "leaderboard" in found:
+        board = cast(Mapping[str, Json], found["leaderboard"])
+        lines += ["", *map(_escape, leaderboard_lines(board))]
     return "\n".join(lines)
 
 
@@ -68,13 +74,16 @@ def _folder(path: Path) -> dict[str, Json]:
 
 def _stage(path: Path) -> dict[str, Json]:
     manifest = cast(dict[str, Json], artifacts.read_json(path / artifacts.MANIFEST))
-    return {
+    found: dict[str, Json] = {
         "path": str(path),
         **{key: manifest[key] for key in _MANIFEST_KEYS},
         "digest": artifacts.digest_of(path),
         "files": sorted(cast(Mapping[str, str], manifest["files"])),
         "settings": manifest["settings"],
     }
+    if (path / _LEADERBOARD).exists():
+        found["leaderboard"] = artifacts.read_json(path / _LEADERBOARD)
+    return found
 
 
 def _table(path: Path, rows: int) -> dict[str, Json]:

@@ -37,14 +37,46 @@ def _regmix() -> Method:
         load=regmix.load_config,
         run=regmix.run,
         steps=regmix.STEPS,
-        dry_run=planning.dry_run,
+        dry_run=regmix.dry_run,
         describe_plan=planning.describe,
         summary=chain.summary,
         describe=regmix.describe,
     )
 
 
-METHODS: Mapping[str, Callable[[], Method]] = {"regmix": _regmix}
+def _mixing_laws() -> Method:
+    from cuvee.methods import chain, mixing_laws, planning
+
+    return Method(
+        load=mixing_laws.load_config,
+        run=mixing_laws.run,
+        steps=mixing_laws.STEPS,
+        dry_run=mixing_laws.dry_run,
+        describe_plan=planning.describe,
+        summary=chain.summary,
+        describe=mixing_laws.describe,
+    )
+
+
+def _continual() -> Method:
+    from cuvee.methods import continual, planning
+
+    return Method(
+        load=continual.load_config,
+        run=continual.run,
+        steps=continual.STEPS,
+        dry_run=continual.dry_run,
+        describe_plan=planning.describe,
+        summary=continual.summary,
+        describe=continual.describe,
+    )
+
+
+METHODS: Mapping[str, Callable[[], Method]] = {
+    "regmix": _regmix,
+    "mixing-laws": _mixing_laws,
+    "continual": _continual,
+}
 
 
 def method_named(name: str) -> Method:

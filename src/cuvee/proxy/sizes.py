@@ -1,4 +1,4 @@
-"""Named model sizes: parameters without embedding and head, from "0.03m" to "60m"."""
+"""Named model sizes: parameters without embedding and head, from "0.03m" to "800m"."""
 
 from dataclasses import dataclass
 
@@ -47,6 +47,9 @@ _SIZES: tuple[tuple[str, int, int, int, int], ...] = (
     ("20m", 6, 512, 8, 1376),
     ("30m", 10, 512, 8, 1376),
     ("60m", 12, 640, 10, 1712),
+    ("85m", 12, 768, 12, 2048),
+    ("300m", 24, 1024, 16, 2736),
+    ("800m", 16, 2048, 16, 5472),
 )
 
 SIZES: dict[str, ModelSize] = {

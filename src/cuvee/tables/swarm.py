@@ -6,22 +6,25 @@ Rows are matched by their id, columns by their name, never by position.
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from cuvee import artifacts
-from cuvee.arrays import FloatArray
+from cuvee.arrays import FloatArray, IntArray
 from cuvee.errors import DataError
 
-ID_COLUMNS = ("index", "run_id", "run")
-"""Names a table's id column may have; the first one present is taken."""
-_METADATA = frozenset({*ID_COLUMNS, "name", ""})
+ID_COLUMNS = ("index", "run_id", "run", "id", "name")
+"""Names a table's id column may have. Two tables are joined by the first one that both have."""
+_METADATA = frozenset({*ID_COLUMNS, ""})
 ROUNDING = 0.005
 """How far a row of shares may sum from 1 and count as rounded."""
 _SLACK = 1e-9
+_NAMED = 5
+"""Most runs named in one notice."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +34,8 @@ class SwarmTable:
     path: str
     ids: tuple[str, ...]
     """(n_rows,) unique, as written in the file."""
+    id_columns: Mapping[str, tuple[str, ...]]
+    """Every column of the file that may name runs, (n_rows,) cells each; ``ids`` is the first."""
     columns: tuple[str, ...]
     """Unique names: domains of a weights table, targets of a losses table."""
     values: FloatArray
@@ -53,12 +58,21 @@ class Swarm:
     notices: tuple[str, ...]
     """What was put right while reading."""
 
+    def take(self, rows: IntArray) -> Self:
+        """Return some of the runs, (n_taken,) row numbers, in that order."""
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows),
+            weights=self.weights[rows],
+            losses=self.losses[rows],
+        )
+
 
 def read_weights_csv(path: Path) -> SwarmTable:
     """Read mixtures: an id column, then one column a domain.
 
     Rows that sum to 1 within .005 were rounded and are rescaled, with a notice. Columns ``index``,
-    ``run_id``, ``run``, ``name`` and columns without a name are not domains.
+    ``run_id``, ``run``, ``id``, ``name`` and columns without a name are not domains.
 
     Args:
         path: CSV in UTF-8 with a header.
@@ -87,12 +101,8 @@ def read_weights_csv(path: Path) -> SwarmTable:
         f"{path}: {n_rounded} of {len(sums)} rows summed to {sums.min():.4g} to {sums.max():.4g} "
         "and were rescaled to 1"
     )
-    return SwarmTable(
-        path=table.path,
-        ids=table.ids,
-        columns=table.columns,
-        values=table.values / sums[:, None],
-        notices=(notice,) if n_rounded else (),
+    return replace(
+        table, values=table.values / sums[:, None], notices=(notice,) if n_rounded else ()
     )
 
 
@@ -112,8 +122,9 @@ def read_losses_csv(path: Path) -> SwarmTable:
 
 
 def match_runs(weights: SwarmTable, losses: SwarmTable) -> Swarm:
-    """Join mixtures and losses by id.
+    """Join mixtures and losses by id, never by position.
 
+    The tables are joined by the first of `ID_COLUMNS` that both have, and must agree on the others.
     Runs that stand in one table only are left out, with a notice.
 
     Args:
@@ -124,35 +135,34 @@ def match_runs(weights: SwarmTable, losses: SwarmTable) -> Swarm:
         The runs of both tables, in the order of the weights.
 
     Raises:
-        DataError: No id is in both tables, or the ids are the same numbers counted from different
-            starts.
+        DataError: No id is in both tables, one table may count its runs from 0 and the other from
+            1, or two id columns pair the runs differently.
     """
-    rows = {_same_id(name): row for row, name in enumerate(losses.ids)}
-    keys = [_same_id(name) for name in weights.ids]
-    both = [row for row, key in enumerate(keys) if key in rows]
-    _refuse_shifted_ids(weights, losses, n_shared=len(both))
-    if not both:
+    ids, other_ids = _shared_ids(weights, losses)
+    rows = {_same_id(name): row for row, name in enumerate(other_ids)}
+    pairs = [(row, rows[key]) for row, key in enumerate(map(_same_id, ids)) if key in rows]
+    _refuse_shifted_ids(weights, losses, ids, other_ids)
+    if not pairs:
         raise DataError(
-            f"{weights.path} and {losses.path} share no run id (ids {weights.ids[0]}, ... and "
-            f"{losses.ids[0]}, ...). Give both tables the same ids."
+            f"{weights.path} and {losses.path} share no run id (ids {ids[0]}, ... and "
+            f"{other_ids[0]}, ...). Give both tables the same ids."
         )
+    _refuse_other_pairs(weights, losses, pairs)
     notices = [*weights.notices, *losses.notices]
-    for n_left, table in ((len(keys) - len(both), weights), (len(rows) - len(both), losses)):
+    for n_left, table in ((len(ids) - len(pairs), weights), (len(rows) - len(pairs), losses)):
         if n_left:
             notices.append(
                 f"{table.path}: {n_left} runs are not in the other table and are left out"
             )
-    shares = weights.values[both]
-    n_repeated = len(shares) - len(np.unique(shares.round(9), axis=0))
-    if n_repeated:
-        notices.append(f"{weights.path}: {n_repeated} runs repeat the mixture of another run")
+    taken = tuple(ids[row] for row, _ in pairs)
+    shares = weights.values[[row for row, _ in pairs]]
     return Swarm(
-        ids=tuple(weights.ids[row] for row in both),
+        ids=taken,
         domains=weights.columns,
         targets=losses.columns,
         weights=shares,
-        losses=losses.values[[rows[keys[row]] for row in both]],
-        notices=tuple(notices),
+        losses=losses.values[[row for _, row in pairs]],
+        notices=(*notices, *_repeated_mixtures(weights.path, taken, shares)),
     )
 
 
@@ -180,8 +190,8 @@ def write_predictions_csv(
 def _read_csv(path: Path, *, what: str) -> SwarmTable:
     header, rows = _read_rows(path, what=what)
     names = [name.strip() for name in header]
-    id_column = next((name for name in ID_COLUMNS if name in names), None)
-    if id_column is None:
+    id_columns = [name for name in ID_COLUMNS if name in names]
+    if not id_columns:
         raise DataError(
             f"{path}: the header has no column named {' or '.join(ID_COLUMNS)} (found "
             f"{', '.join(names[:5])}, ...). Add an index column that names each run."
@@ -191,16 +201,15 @@ def _read_csv(path: Path, *, what: str) -> SwarmTable:
     if repeated or not columns:
         found = f"column {repeated[0]!r} twice" if repeated else f"no column but {', '.join(names)}"
         raise DataError(f"{path}: found {found}; {what} need one column each. Correct the header.")
-    ids = tuple(row[names.index(id_column)].strip() for _, row in rows)
-    twice = [name for name, n in Counter(map(_same_id, ids)).items() if n > 1]
-    if twice:
-        raise DataError(f"{path}: run {twice[0]} stands in more than one row. Keep one row a run.")
+    ids = {name: tuple(row[names.index(name)].strip() for _, row in rows) for name in id_columns}
+    _refuse_repeated_ids(str(path), ids[id_columns[0]])
     values = [
         [_number(path, names, cells, line, column) for column in columns] for line, cells in rows
     ]
     return SwarmTable(
         path=str(path),
-        ids=ids,
+        ids=ids[id_columns[0]],
+        id_columns=ids,
         columns=tuple(names[column] for column in columns),
         values=np.asarray(values, dtype=np.float64),
         notices=(),
@@ -255,17 +264,76 @@ def _same_id(text: str) -> str:
     return str(int(whole)) if whole.isascii() and whole.isdigit() else text
 
 
-def _refuse_shifted_ids(weights: SwarmTable, losses: SwarmTable, *, n_shared: int) -> None:
+def _refuse_repeated_ids(path: str, ids: Sequence[str]) -> None:
+    twice = [name for name, n in Counter(map(_same_id, ids)).items() if n > 1]
+    if twice:
+        raise DataError(f"{path}: run {twice[0]} stands in more than one row. Keep one row a run.")
+
+
+def _shared_ids(weights: SwarmTable, losses: SwarmTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return both tables' ids by the first column that both have, else by each one's own first."""
+    for name in ID_COLUMNS:
+        if name in weights.id_columns and name in losses.id_columns:
+            for table in (weights, losses):
+                _refuse_repeated_ids(table.path, table.id_columns[name])
+            return weights.id_columns[name], losses.id_columns[name]
+    return weights.ids, losses.ids
+
+
+def _refuse_other_pairs(
+    weights: SwarmTable, losses: SwarmTable, pairs: Sequence[tuple[int, int]]
+) -> None:
+    """Refuse tables whose other id columns pair the runs differently."""
+    for name in ID_COLUMNS:
+        if name not in weights.id_columns or name not in losses.id_columns:
+            continue
+        for row, other in pairs:
+            one, two = weights.id_columns[name][row], losses.id_columns[name][other]
+            if _same_id(one) != _same_id(two):
+                raise DataError(
+                    f"run {weights.ids[row]} of {weights.path} has {name} {one!r}, but {two!r} in "
+                    f"{losses.path}: the id columns of the two tables pair the runs differently. "
+                    f"Correct {name} or remove the column that is wrong."
+                )
+
+
+def _repeated_mixtures(path: str, ids: Sequence[str], shares: FloatArray) -> tuple[str, ...]:
+    """Say which runs have the mixture of a run before them."""
+    _, first, mixture = np.unique(shares.round(9), axis=0, return_index=True, return_inverse=True)
+    earlier = first[mixture.reshape(-1)]
+    pairs = [
+        f"{name} that of {ids[before]}"
+        for row, (name, before) in enumerate(zip(ids, earlier, strict=True))
+        if before != row
+    ]
+    if not pairs:
+        return ()
+    more = ", ..." if len(pairs) > _NAMED else ""
+    return (
+        f"{path}: {len(pairs)} runs repeat the mixture of another run ({', '.join(pairs[:_NAMED])}"
+        f"{more}); they share a fold",
+    )
+
+
+def _refuse_shifted_ids(
+    weights: SwarmTable, losses: SwarmTable, ids: Sequence[str], other_ids: Sequence[str]
+) -> None:
     """Refuse runs 0 to n-1 beside runs 1 to n: joined by id they would all be off by one."""
-    one, other = {_same_id(name) for name in weights.ids}, {_same_id(name) for name in losses.ids}
-    if len(one) != len(other) or n_shared == len(one):
-        return
-    if not all(name.isdigit() for name in one | other):
+    one, other = ({_same_id(name) for name in names} for names in (ids, other_ids))
+    if one == other or not all(name.isdigit() for name in one | other):
         return
     first, second = sorted(map(int, one)), sorted(map(int, other))
+    starts = f"run ids start at {first[0]} in {weights.path} and at {second[0]} in {losses.path}, "
     shift = second[0] - first[0]
-    if all(b - a == shift for a, b in zip(first, second, strict=True)):
+    if len(first) == len(second) and all(
+        b - a == shift for a, b in zip(first, second, strict=True)
+    ):
+        raise DataError(f"{starts}so the same id names different runs. Number both tables alike.")
+    whole = all(numbers[-1] - numbers[0] == len(numbers) - 1 for numbers in (first, second))
+    nested = one < other or other < one
+    if {first[0], second[0]} == {0, 1} and (whole or not nested):
+        n_alone = len(one ^ other)
         raise DataError(
-            f"run ids start at {first[0]} in {weights.path} and at {second[0]} in {losses.path}, "
-            "so the same id names different runs. Number both tables alike."
+            f"{starts}and {n_alone} runs are in one table only, so the same id may name different "
+            "runs. Number both tables alike; if they are, leave those runs out of both."
         )

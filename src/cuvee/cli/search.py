@@ -1,0 +1,98 @@
+"""`cuvee search`: the best mixture, of a config's chain or by a predictor fitted on tables."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cuvee.cli import assignments
+from cuvee.cli.options import (
+    AsJson,
+    Method,
+    Out,
+    Quiet,
+    Settings,
+    Verbose,
+    Workers,
+    n_workers,
+    out_folder,
+)
+from cuvee.cli.progress import progress_bars
+from cuvee.cli.stages import run_step
+from cuvee.errors import ConfigError
+from cuvee.methods.job import Job
+from cuvee.methods.swarm_search import SwarmSearchConfig, search_tables
+from cuvee.methods.swarm_text import describe_search
+
+_MANY = list[str] | None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+
+    @app.command()
+    def search(
+        source: Annotated[
+            Path,
+            typer.Argument(
+                help="YAML file of settings, or the folder of a predictor that `cuvee fit "
+                "--weights` has made."
+            ),
+        ],
+        objective: Annotated[
+            _MANY,
+            typer.Option("--objective", help="TARGET=WEIGHT; default: that of the fit."),
+        ] = None,
+        cap: Annotated[_MANY, typer.Option("--cap", help="DOMAIN=SHARE at most.")] = None,
+        bound: Annotated[_MANY, typer.Option("--bound", help="DOMAIN=LOW:HIGH shares.")] = None,
+        floor: Annotated[
+            _MANY, typer.Option("--floor", help="TARGET=LOSS that it must not exceed.")
+        ] = None,
+        kl: Annotated[
+            float,
+            typer.Option(
+                "--kl", help="Price of leaving the mean of the measured mixtures, a nat of KL."
+            ),
+        ] = 0.0,
+        seed: Annotated[int, typer.Option("--seed", help="Of the simulated mixtures.")] = 1,
+        out: Out = None,
+        settings: Settings = None,
+        workers: Workers = None,
+        method: Method = "regmix",
+        as_json: AsJson = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+    ) -> None:
+        """Search the mixture with the least predicted loss."""
+        own_options = bool(objective or cap or bound or floor or kl or as_json or seed != 1)
+        if not source.is_dir():
+            if own_options:
+                raise ConfigError(
+                    "--objective, --cap, --bound, --floor, --kl, --seed and --json belong to the "
+                    "folder of a predictor; with a config set search.bounds and the like in it."
+                )
+            with progress_bars(shown=not quiet) as progress:
+                job = Job(
+                    out=out_folder(out, source), workers=n_workers(workers), progress=progress
+                )
+                run_step("search", source, job, method=method, settings=tuple(settings or ()))
+            return
+        if out is None or settings:
+            raise ConfigError(
+                f"{source} is a folder: give --out for the answer, and no --set, which belongs to "
+                "a config."
+            )
+        result = search_tables(
+            source,
+            settings=SwarmSearchConfig(
+                objective=assignments.numbers("--objective", objective),
+                caps=assignments.numbers("--cap", cap),
+                bounds=assignments.ranges("--bound", bound),
+                floors=assignments.numbers("--floor", floor),
+                kl=kl,
+                seed=seed,
+            ),
+            out=out,
+        )
+        typer.echo(json.dumps(result, indent=1) if as_json else describe_search(result))
