@@ -18,7 +18,7 @@ from cuvee.corpus.scan import read_index
 from cuvee.corpus.tokens import TokensConfig
 from cuvee.errors import ConfigError, InfeasibleError
 from cuvee.executors import one_thread
-from cuvee.methods import findings, fitting, judging, measure, shipping
+from cuvee.methods import findings, fitting, judging, measure, rounds, shipping
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared, TargetsConfig, open_prepared, prepare
 from cuvee.policy.mixture import Mixture
@@ -326,9 +326,9 @@ def write_made_design(job: Job, made: Design, *, settings: object, seed: int) ->
 
 
 def read_made_design(job: Job) -> Design:
-    """Read the finished design."""
+    """Read the finished design, with what its rounds have added."""
     folder = artifacts.require(job.folder("design"), made_by="cuvee design")
-    return read_design(folder / "design.parquet")
+    return rounds.last_design(job, read_design(folder / "design.parquet"))
 
 
 def read_measured(job: Job) -> Runs:

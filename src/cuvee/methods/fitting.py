@@ -74,7 +74,7 @@ def fit(job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: 
         return
     kept = ~runs.diverged
     weights, losses = runs.weights[kept], measure.objective_losses(runs, prepared)[kept]
-    own = _own_columns(prepared)
+    own = own_columns(prepared)
     name = settings.model
     job.progress("fit", 0, 2, name)
     with one_thread():
@@ -168,8 +168,8 @@ def _picks(
     return tuple(Pick(name=name, loss=loss, regret=loss - best) for name, loss in losses.items())
 
 
-def _own_columns(prepared: Prepared) -> tuple[int | None, ...]:
-    """Return the column of each target's first own domain; None where it has none."""
+def own_columns(prepared: Prepared) -> tuple[int | None, ...]:
+    """Return the (n_targets,) column of each target's first own domain; None where it has none."""
     domains = prepared.statistics.domains
     return tuple(
         domains.index(own[0]) if own else None

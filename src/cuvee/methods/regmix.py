@@ -10,15 +10,18 @@ Source: RegMix (arXiv:2407.01492); docs/papers/regmix.md lists where this differ
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from cuvee import artifacts, config
 from cuvee.artifacts import Json
 from cuvee.design.dirichlet import DesignConfig, make_design
+from cuvee.design.optimal import OptimalConfig, i_optimal_design
 from cuvee.design.phases import PhasesConfig, make_phases
-from cuvee.methods import chain, fitting, measure, planning
+from cuvee.design.sequential import SequentialConfig
+from cuvee.errors import ConfigError
+from cuvee.methods import chain, fitting, measure, planning, rounds
 from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.fitting import FitConfig
 from cuvee.methods.job import Job
@@ -30,6 +33,7 @@ from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import training_spec
 from cuvee.randomness import integer_seed, stream
 from cuvee.report.content import ReportContent
+from cuvee.tables.design import Design
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +42,28 @@ class RegMixConfig(ChainConfig):
 
     preset: Literal["default", "paper"] = "default"
     """paper: the paper's own settings wherever the file is silent."""
+    runs: Literal["design", "auto"] = "design"
+    """design: all mixtures are chosen beforehand. auto: `start_runs` are, to tell most about all
+    others; then batches are added where the predictor expects most, until it expects little, or
+    there are `design.n_runs`."""
+    start_runs: int = 16
+    """Runs measured before the first choice, with `runs: auto`."""
+    sequential: SequentialConfig = field(default_factory=SequentialConfig)
+    """How batches are chosen and when there are enough, with `runs: auto`."""
     design: DesignConfig = field(default_factory=DesignConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        ChainConfig.__post_init__(self)
+        if self.runs == "auto" and len(self.phases) > 1:
+            raise ConfigError(
+                "runs: auto chooses mixtures of one phase; set runs: design, or leave phases out."
+            )
+        if self.runs == "auto" and not 6 <= self.start_runs <= self.design.n_runs:
+            raise ConfigError(
+                f"start_runs is {self.start_runs}; it must lie in 6 to design.n_runs "
+                f"({self.design.n_runs}), the most runs in all."
+            )
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RegMixConfig:
@@ -64,7 +88,17 @@ def design(settings: RegMixConfig, job: Job) -> None:
     statistics = prepared.statistics
     own = {name.split("/", 1)[1]: domains for name, domains in prepared.own_domains.items()}
     limits, rng = chain.caps(settings, prepared), stream(settings.seed, "design")
-    if len(settings.phases) == 1:
+    if settings.runs == "auto":
+        start = {**asdict(settings.design), "n_runs": settings.start_runs}
+        made = i_optimal_design(
+            statistics.domains,
+            statistics.natural,
+            caps=limits,
+            own_domains=own if prepared.targets else {},
+            config=OptimalConfig(**start),
+            rng=rng,
+        )
+    elif len(settings.phases) == 1:
         made = make_design(
             statistics.domains,
             statistics.natural,
@@ -89,8 +123,20 @@ def train(settings: RegMixConfig, job: Job) -> None:
     """Train a proxy on each mixture of the design."""
     prepared = open_stores(settings, job)
     with job.stage("train"):
-        specs = sweep_specs(settings, job, prepared)
-        runs = measure.measure(job, "train proxies", specs, job.folder("sweep"), prepared)
+        if settings.runs == "auto":
+            _, runs = rounds.measure_in_rounds(
+                job,
+                lambda made: sweep_specs(settings, job, prepared, made),
+                prepared=prepared,
+                constraints=chain.constraints(settings, prepared),
+                model=settings.fit.model,
+                settings=settings.sequential,
+                most_runs=settings.design.n_runs,
+                seed=settings.seed,
+            )
+        else:
+            specs = sweep_specs(settings, job, prepared, chain.read_made_design(job))
+            runs = measure.measure(job, "train proxies", specs, job.folder("sweep"), prepared)
         measure.write_measured(job, runs, seed=settings.seed, sweep=job.folder("sweep"))
 
 
@@ -134,7 +180,20 @@ def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
 
 def content(settings: RegMixConfig, job: Job) -> ReportContent:
     """Gather the report of a finished run."""
-    return chain.gather(settings, job, method="RegMix", command="regmix")
+    found = chain.gather(settings, job, method="RegMix", command="regmix")
+    return replace(found, notes=(*found.notes, *_rounds(job)))
+
+
+def _rounds(job: Job) -> tuple[str, ...]:
+    """Say how many runs were measured, and what more would have been expected to bring."""
+    found = rounds.regrets(job)
+    if not found:
+        return ()
+    last = found[-1]
+    return (
+        f"{last['n_runs']} runs in {len(found)} rounds; another run would be expected to gain "
+        f"{last['expected']:.4f} bits per byte, where a run's noise is about {last['noise']:.4f}.",
+    )
 
 
 def describe(settings: RegMixConfig, job: Job) -> str:
@@ -142,7 +201,9 @@ def describe(settings: RegMixConfig, job: Job) -> str:
     return chain.describe(content(settings, job), job)
 
 
-def sweep_specs(settings: RegMixConfig, job: Job, prepared: Prepared) -> dict[str, TrainingSpec]:
+def sweep_specs(
+    settings: RegMixConfig, job: Job, prepared: Prepared, made: Design
+) -> dict[str, TrainingSpec]:
     """Describe the sweep's runs, in the design's order; they share seed and learning rate."""
     inputs = measure.sweep_inputs(
         job,
@@ -151,7 +212,6 @@ def sweep_specs(settings: RegMixConfig, job: Job, prepared: Prepared) -> dict[st
         target_tokens=chain.target_tokens(settings, prepared),
     )
     rate = measure.learning_rate(job, prepared, settings.proxy, inputs, seed=settings.seed)
-    made = chain.read_made_design(job)
     run_seed = integer_seed(stream(settings.seed, "proxy"))
     return {
         run_id: training_spec(
