@@ -50,6 +50,17 @@ def test_shares_that_always_or_never_lose(base: float, status: str, share: float
     assert (found.status, found.share) == (status, share)
 
 
+def test_a_share_of_another_kind_is_left_out() -> None:
+    """Runs without any of the old domains lie far above the law of all others."""
+    rng = np.random.default_rng(0)
+    losses = _loss(SHARES, 2.5) + NOISE * rng.standard_normal(len(SHARES))
+    losses[SHARES == 1.0] += 0.5
+    found = critical_share(SHARES, losses, base_loss=float(_loss(0.5, 2.5)), n_tokens=1)
+    assert found.left_out == (1.0,)
+    assert found.low <= 0.5 <= found.high
+    assert found.high - found.low < 0.3
+
+
 def test_too_few_shares_are_refused() -> None:
     """Three parameters need four shares."""
     with pytest.raises(DataError, match="3 losses at 3 different shares"):

@@ -20,6 +20,7 @@ from cuvee.errors import DataError
 MINIMUM_SHARES = 4
 _RATES = np.concatenate([-np.geomspace(30.0, 0.02, 200), np.geomspace(0.02, 30.0, 200)])
 _REFINE = 40
+_FAR = 6.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +73,48 @@ class CriticalShare:
     high: float
     """A single new run with more of them is worse than the base (95%)."""
     law: ShareLaw
+    left_out: tuple[float, ...]
+    """Shares whose runs the law cannot follow, most often 1, where nothing of the old is left."""
+
+
+def share_law_that_holds(
+    shares: FloatArray, losses: FloatArray
+) -> tuple[ShareLaw, tuple[float, ...]]:
+    """Fit the law where it holds: shares that all others miss by far are left out, one by one.
+
+    An exponential in the share is finite where nothing of the old domains is left; the loss there
+    is of another kind. A share is left out when it lies beyond six standard deviations of what the
+    others predict for it, and enough shares remain.
+
+    Args:
+        shares: (n_runs,) in [0, 1].
+        losses: (n_runs,) finite.
+
+    Returns:
+        The law, and the shares left out.
+
+    Raises:
+        DataError: As `fit_share_law`.
+    """
+    left_out: list[float] = []
+    kept = np.ones(len(shares), dtype=np.bool_)
+    rungs = np.asarray(shares).round(6)
+    while True:
+        law = fit_share_law(shares[kept], losses[kept])
+        worst, worst_share = _FAR, None
+        for share in np.unique(rungs[kept]):
+            others = kept & (rungs != share)
+            if len(np.unique(rungs[others])) <= MINIMUM_SHARES:
+                break
+            mine = kept & (rungs == share)
+            mean, sd = fit_share_law(shares[others], losses[others]).predict(shares[mine])
+            missed = float(np.abs(losses[mine] - mean).mean() / sd.mean())
+            if missed > worst:
+                worst, worst_share = missed, float(share)
+        if worst_share is None:
+            return law, tuple(left_out)
+        left_out.append(worst_share)
+        kept &= rungs != worst_share
 
 
 def fit_share_law(shares: FloatArray, losses: FloatArray) -> ShareLaw:
@@ -152,7 +195,7 @@ def critical_share(
     Raises:
         DataError: As `fit_share_law`.
     """
-    law = fit_share_law(shares, losses)
+    law, left_out = share_law_that_holds(np.asarray(shares), np.asarray(losses))
     grid = np.linspace(0.0, 1.0, 2001)
     mean, sd = law.predict(grid)
     wide = float(stats.t.ppf(confidence, max(law.n_runs - 3, 1))) * sd
@@ -169,6 +212,7 @@ def critical_share(
         low=_first(grid, mean + wide >= base_loss),
         high=_first(grid, mean - wide >= base_loss),
         law=law,
+        left_out=left_out,
     )
 
 
