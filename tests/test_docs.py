@@ -49,7 +49,15 @@ def config_classes() -> list[type]:
 
 
 def field_docstrings(kind: type) -> dict[str, str]:
-    """Read the string below each field of a class."""
+    """Read the string below each field of a class and of those it is made from."""
+    docstrings: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        if is_dataclass(base):
+            docstrings |= _own_field_docstrings(base)
+    return docstrings
+
+
+def _own_field_docstrings(kind: type) -> dict[str, str]:
     source = ast.parse(inspect.getsource(kind)).body[0]
     assert isinstance(source, ast.ClassDef)
     docstrings: dict[str, str] = {}

@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def run(
-        method: Annotated[str, typer.Argument(help="regmix")],
+        method: Annotated[str, typer.Argument(help="regmix, mixing-laws or continual")],
         config: ConfigFile,
         out: Out = None,
         settings: Settings = None,

@@ -52,8 +52,8 @@ class SequentialConfig:
     """Least and largest total concentration of the draws, evenly spread in logarithm."""
     stop_share: float = 0.02
     """Stop when the expected gain is below this share of the spread (median less best) of the
-    candidates' predicted losses, in [0, 1]. Ours: on published runs, all stops at 2% held the best
-    of the pool."""
+    candidates' predicted losses, in [0, 1]. Ours: on RegMix's 512 published runs, 2% stops after 20
+    (one target) and 32 runs (mean of 13) at the best or second best of the pool."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -247,8 +247,8 @@ def expected_regret(
     the noise of a run, and ``z = (h - m) / s``, the gain from knowing one candidate is
     ``max_x s (z Phi(z) + phi(z))``: its expected improvement on h. It is less than the gain from
     knowing them all, but s is the bound for fully correlated errors of the targets, which makes up
-    for that: on published runs the estimate follows the true regret within a factor of about 2
-    until that is below the noise.
+    for that: on published runs it is about as large as the true regret until that is below the
+    noise.
 
     The noise is taken to be the least standard deviation that the predictor states at a measured
     mixture.

@@ -61,6 +61,7 @@ class ContinualConfig:
     """Shares among the new domains; empty takes their natural shares."""
     base: BaseConfig = field(default_factory=BaseConfig)
     preset: Literal["default"] = "default"
+    """There is one: what the file is silent on."""
     seed: int = 1
     """Every random choice follows from it."""
     shares: tuple[float, ...] = (0.0, 0.03125, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)
