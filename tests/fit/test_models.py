@@ -11,6 +11,8 @@ def test_names_are_those_of_the_command_line() -> None:
     assert list(MODELS) == [
         "linear",
         "boosted-trees",
+        "exponential",
+        "bivariate-power",
         "effective-data-power",
         "distilled-law",
         "log-gaussian-process",

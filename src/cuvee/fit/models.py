@@ -4,6 +4,7 @@ from typing import Protocol
 
 from cuvee.errors import ConfigError
 from cuvee.fit.boosting import BoostedTrees
+from cuvee.fit.convex_laws import BivariatePower, ExponentialMixingLaw
 from cuvee.fit.distilled_law import DistilledLaw
 from cuvee.fit.effective_data import EffectiveDataPower
 from cuvee.fit.ensemble import Ensemble
@@ -15,6 +16,8 @@ from cuvee.tables.predictor import Predictor
 MODELS: dict[str, type[Predictor]] = {
     "linear": LinearMixture,
     "boosted-trees": BoostedTrees,
+    "exponential": ExponentialMixingLaw,
+    "bivariate-power": BivariatePower,
     "effective-data-power": EffectiveDataPower,
     "distilled-law": DistilledLaw,
     "log-gaussian-process": LogGaussianProcess,

@@ -18,8 +18,8 @@ class Design:
     run_ids: tuple[str, ...]
     """Unique names, such as ``natural``, ``uniform``, ``own-qa`` or ``draw-007``."""
     kinds: tuple[str, ...]
-    """Why each row is there: ``natural``, ``uniform``, ``own`` or ``draw``; ``optimal``, ``ladder`` or
-    ``sequential``; with phases ``late``, ``early``, ``same`` or ``change``."""
+    """Why each row is there: ``natural``, ``uniform``, ``own``, ``draw``, ``optimal``, ``ladder``
+    or ``sequential``; with phases ``late``, ``early``, ``same`` or ``change``."""
     domains: tuple[str, ...]
     weights: FloatArray
     """(n_runs, n_domains) token shares; rows sum to 1."""
