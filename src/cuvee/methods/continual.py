@@ -88,7 +88,7 @@ def train(settings: ContinualConfig, job: Job) -> None:
         base = base_checkpoint(settings, job, prepared)
         specs = {
             f"{share_name(share)}-seed{number}": continued(
-                settings, job, prepared, base, share=share, name=f"seed{number}"
+                settings, job, prepared, base, share=share, name=f"{share}-seed{number}"
             )
             for number in range(settings.n_seeds)
             for share in settings.shares

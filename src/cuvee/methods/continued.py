@@ -72,7 +72,7 @@ class ContinualConfig:
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
     """Size of the model, and how training is continued; its points are the horizons."""
     n_seeds: int = 1
-    """Runs of each share, differing in data order."""
+    """Runs of each share; all runs differ in data order."""
     n_checks: int = 1
     """Runs at each end of the longest horizon's interval, with seeds of their own; 0 for none."""
 
@@ -180,7 +180,11 @@ def continued(
     share: float,
     name: str,
 ) -> TrainingSpec:
-    """Describe one continued run; runs of one name share their data order."""
+    """Describe one continued run.
+
+    Every run has a data order of its own: with a common one the law's misfit would not hold the
+    chance that a new run is subject to, and the critical share's interval would be too narrow.
+    """
     spec = training_spec(
         settings.proxy,
         _inputs(settings, job, prepared),
