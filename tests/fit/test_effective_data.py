@@ -82,6 +82,18 @@ def test_broken_run_hardly_moves_the_law() -> None:
     assert np.sqrt(np.mean(error**2)) < 0.1 * losses.std()
 
 
+def test_slopes_are_the_derivatives_of_the_mean() -> None:
+    """Along every weight, by steps within the simplex; none is positive."""
+    weights, losses = _planted(20)
+    model = EffectiveDataPower(own=(0,)).fit(weights, losses, rng=np.random.default_rng(0))
+    slopes = model.slopes(weights[:2])
+    assert slopes.shape == (2, 1, weights.shape[1])
+    assert (slopes <= 0.0).all()
+    step = 1e-5 * (weights[1] - weights[0])
+    numeric = model.predict((weights[0] + step)[None])[0] - model.predict(weights[:1])[0]
+    np.testing.assert_allclose(slopes[0] @ step, numeric[0], rtol=1e-3)
+
+
 def test_errors_grow_away_from_the_runs() -> None:
     """A domain never sampled is less sure than the middle of the runs."""
     rng = np.random.default_rng(0)

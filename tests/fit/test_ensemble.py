@@ -12,7 +12,8 @@ def model() -> Ensemble:
     """An ensemble of few runs."""
     rng = np.random.default_rng(0)
     weights = rng.dirichlet(np.ones(3), size=12)
-    losses = 3.0 - 0.3 * np.log(weights[:, :1] + 0.05) + 0.2 * weights[:, 1:2] ** 2
+    losses = 2.0 + 0.3 * (0.02 + weights[:, :1] + 0.1 * weights[:, 1:2]) ** -0.4
+    losses += 0.02 * rng.standard_normal(losses.shape)
     return Ensemble(own=(0,)).fit(weights, losses, rng=np.random.default_rng(1))
 
 

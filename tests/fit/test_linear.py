@@ -20,6 +20,15 @@ def test_planted_slopes_are_recovered() -> None:
     np.testing.assert_allclose(model.residual_sd_, 0.0, atol=1e-12)
 
 
+def test_slopes_are_those_of_every_mixture() -> None:
+    """The mean is linear: its derivative along each weight is that weight's slope."""
+    rng = np.random.default_rng(RNG_SEED)
+    slopes = np.array([[2.0, 5.0], [3.0, 4.0], [2.5, 1.0]])
+    weights = rng.dirichlet(np.ones(3), size=12)
+    model = LinearMixture().fit(weights, weights @ slopes, rng=rng)
+    np.testing.assert_allclose(model.slopes(weights[:2]), [slopes.T, slopes.T], rtol=1e-10)
+
+
 def test_interval_holds_new_runs_at_its_rate() -> None:
     """Planted noise: nine tenths of new runs within 1.645 standard deviations."""
     rng = np.random.default_rng(RNG_SEED)

@@ -36,3 +36,11 @@ def test_few_runs_tell_nothing() -> None:
     """Below 12 runs a correlation is chance."""
     weights = np.random.default_rng(0).dirichlet(np.ones(3), size=11)
     assert detect_own_domains(weights, -weights[:, :2]) == (None, None)
+
+
+def test_a_broken_run_hides_no_own_domain() -> None:
+    """One diverged loss must not make the others look alike."""
+    weights = np.random.default_rng(0).dirichlet(np.ones(4), size=30)
+    losses = -np.log(weights[:, [2, 0]] + 0.01)
+    losses[4] = 60.0
+    assert detect_own_domains(weights, losses) == (2, 0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cuvee.arrays import FloatArray
+from cuvee.arrays import BoolArray, FloatArray
 from cuvee.errors import DataError
 from cuvee.fit.scaling import PowerLaws, constant_phase, fit_power_laws
 
@@ -81,6 +81,72 @@ def test_only_the_constant_phase_counts() -> None:
     np.testing.assert_array_equal(kept, [False, True, True])
     with pytest.raises(DataError, match="schedule is 'cosine'; points along a decaying"):
         constant_phase(np.array([1.0]), warmup_tokens=0.0, schedule="cosine")
+
+
+def test_ends_of_decayed_runs_may_enter() -> None:
+    """A run whose schedule had run out stands for itself."""
+    kept = constant_phase(
+        np.array([10.0, 20.0]), warmup_tokens=1.0, schedule="cosine", only_ends=True
+    )
+    np.testing.assert_array_equal(kept, [True, True])
+
+
+def test_points_left_out_do_not_count() -> None:
+    """The law of the kept points is the same whatever stands in the others, NaN included."""
+    _, losses = planted(10, seed=4)
+    kept = np.arange(len(TOKENS)) > 3
+    spoilt = losses.copy()
+    spoilt[:, :4] = np.nan
+    masked, cut = (
+        fit_power_laws(TOKENS, spoilt, kept=kept),
+        fit_power_laws(TOKENS[4:], losses[:, 4:]),
+    )
+    np.testing.assert_allclose(masked.floor, cut.floor, rtol=1e-9)
+    np.testing.assert_allclose(masked.covariance, cut.covariance, rtol=1e-6)
+
+
+def test_scale_is_that_of_the_paper() -> None:
+    """E + (D0 / D)^beta is the same law; one without a slope has D0 = 0."""
+    _, losses = planted(5, seed=5)
+    laws = fit_power_laws(TOKENS, np.vstack([losses, np.full((1, len(TOKENS)), 2.0)]))
+    again = laws.floor + (laws.scale / 2e9) ** laws.exponent
+    np.testing.assert_allclose(again, laws.predict(2e9)[0], rtol=1e-12)
+    assert laws.scale[-1] == 0.0
+    assert laws.converged.all()
+
+
+def test_the_prior_helps_where_a_fifth_of_a_run_is_seen() -> None:
+    """With few early points a free exponent predicts the end worse."""
+    truth, losses = planted(200, noise=0.01, seed=6)
+    errors = []
+    for width in (0.5, 100.0):
+        mean, _ = fit_power_laws(TOKENS[:6], losses[:, :6], width=width).predict(TOKENS[-1])
+        errors.append(np.sqrt(np.mean((mean - true_losses(truth, TOKENS[-1:])[:, 0]) ** 2)))
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_long_waves_widen_the_intervals() -> None:
+    """Where neighbours miss to the same side thirty points are fewer witnesses."""
+    _, losses = planted(40, seed=7)
+    wave = 3.0 * NOISE * np.sin(np.linspace(0.0, 15.0, len(TOKENS)))
+    rng = np.random.default_rng(8)
+    white = np.stack([rng.permutation(wave) for _ in losses])
+    calm, waved = fit_power_laws(TOKENS, losses + white), fit_power_laws(TOKENS, losses + wave)
+    ratio = np.sqrt(waved.covariance[:, 0, 0] / calm.covariance[:, 0, 0])
+    assert np.median(ratio) > 1.5
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (np.array([True, True, False]), "at least 3 points; found 2"),
+        (np.array([True, True]), r"kept has shape \(2,\)"),
+    ],
+)
+def test_masks_that_leave_too_little_are_refused(kept: BoolArray, message: str) -> None:
+    """A mask must fit the points and leave three."""
+    with pytest.raises(DataError, match=message):
+        fit_power_laws(np.array([1.0, 2.0, 3.0]), np.array([[3.0, 2.0, 1.9]]), kept=kept)
 
 
 @pytest.mark.parametrize(

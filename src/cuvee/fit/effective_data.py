@@ -117,6 +117,24 @@ class EffectiveDataPower:
             sd[:, target] = np.sqrt(variance)
         return mean, sd
 
+    def slopes(self, weights: FloatArray) -> FloatArray:
+        """Compute the derivatives of the mean along the weights; the mean is convex in them.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+
+        Returns:
+            (n_rows, n_targets, n_domains) derivatives, in the losses' unit.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            DataError: The weights are not mixtures of the fitted domains.
+        """
+        require_fitted(self, "parameters_")
+        shares = check_mixtures(weights, n_domains=self.parameters_.shape[1] - 4)
+        scaled = self.scale_[:, 1, None, None] * law_slopes(self.parameters_, shares)
+        return np.ascontiguousarray(scaled.transpose(1, 0, 2))
+
     def to_json(self) -> dict[str, Json]:
         """Return settings and all that was learnt, as plain JSON."""
         require_fitted(self, "parameters_")
@@ -169,29 +187,42 @@ def law(parameters: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatA
     """Compute ``c + k (a0 + a . r)^(-beta)`` and its Jacobian; a0 is .001 above its parameter.
 
     Args:
-        parameters: (4 + n_domains,) c, log k, log beta, log a0, log a_i.
+        parameters: (..., 4 + n_domains) c, log k, log beta, log a0, log a_i.
         weights: (n_rows, n_domains) token shares; rows sum to 1.
 
     Returns:
-        The (n_rows,) values and the (n_rows, 4 + n_domains) derivatives.
+        The (..., n_rows) values and the (..., n_rows, 4 + n_domains) derivatives.
     """
-    # The limits lie far outside the priors; they only keep a wild trial step finite.
-    scale, exponent, offset = np.exp(np.clip(parameters[1:4], -20.0, [6.0, 2.0, 6.0]))
-    counted = weights * np.exp(np.clip(parameters[4:], -20.0, 8.0))
-    effective = DATA_FLOOR + offset + counted.sum(axis=1)
+    scale, exponent, offset, counts = _unpack(parameters)
+    counted = weights * counts
+    effective = DATA_FLOOR + offset + counted.sum(axis=-1)
     logarithm = np.log(effective)
     decay = scale * np.exp(-exponent * logarithm)
     along_log_data = -exponent * decay / effective
-    jacobian = np.column_stack(
-        [
-            np.ones(len(weights)),
-            decay,
-            -exponent * logarithm * decay,
-            along_log_data * offset,
-            along_log_data[:, None] * counted,
-        ]
-    )
-    return parameters[0] + decay, jacobian
+    jacobian = np.empty((*decay.shape, parameters.shape[-1]))
+    jacobian[..., 0] = 1.0
+    jacobian[..., 1] = decay
+    jacobian[..., 2] = -exponent * logarithm * decay
+    jacobian[..., 3] = along_log_data * offset
+    jacobian[..., 4:] = along_log_data[..., None] * counted
+    return parameters[..., :1] + decay, jacobian
+
+
+def law_slopes(parameters: FloatArray, weights: FloatArray) -> FloatArray:
+    """Compute the derivatives of `law` along the weights.
+
+    Args:
+        parameters: (..., 4 + n_domains) c, log k, log beta, log a0, log a_i.
+        weights: (n_rows, n_domains) token shares; rows sum to 1.
+
+    Returns:
+        (..., n_rows, n_domains) derivatives, none positive.
+    """
+    scale, exponent, offset, counts = _unpack(parameters)
+    effective = DATA_FLOOR + offset + (weights * counts).sum(axis=-1)
+    along_data = -exponent * scale * effective ** (-exponent - 1.0)
+    slopes: FloatArray = along_data[..., None] * counts
+    return slopes
 
 
 def law_prior(n_domains: int, own: int | None) -> LawPrior:
@@ -224,6 +255,14 @@ def robust_range(losses: FloatArray) -> tuple[float, float]:
     inside = losses[(losses >= low - reach) & (losses <= high + reach)]
     lowest, spread = float(inside.min()), float(np.ptp(inside))
     return lowest, spread if spread > 1e-12 * max(abs(lowest), 1e-300) else 0.0
+
+
+def _unpack(parameters: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return k, beta and a0, each (..., 1), and a, (..., 1, n_domains)."""
+    # The limits lie far outside the priors; they only keep a wild trial step finite.
+    three = np.exp(np.clip(parameters[..., 1:4], -20.0, [6.0, 2.0, 6.0]))
+    counts = np.exp(np.clip(parameters[..., None, 4:], -20.0, 8.0))
+    return three[..., 0:1], three[..., 1:2], three[..., 2:3], counts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -82,6 +82,23 @@ class LinearMixture:
         widening = np.sqrt(1.0 + np.maximum(leverage, 0.0))
         return shares @ self.slopes_, widening[:, None] * self.residual_sd_
 
+    def slopes(self, weights: FloatArray) -> FloatArray:
+        """Return the derivatives of the mean along the weights, the same at every mixture.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+
+        Returns:
+            (n_rows, n_targets, n_domains) derivatives, in the losses' unit.
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            DataError: The weights are not mixtures of the fitted domains.
+        """
+        require_fitted(self, "slopes_")
+        shares = check_mixtures(weights, n_domains=len(self.slopes_))
+        return np.tile(self.slopes_.T, (len(shares), 1, 1))
+
     def to_json(self) -> dict[str, Json]:
         """Return settings and all that was learnt, as plain JSON."""
         require_fitted(self, "slopes_")

@@ -5,15 +5,17 @@
   arXiv:2403.16952, step law, then size law).
 - joint: one law in size and tokens, pooled over mixtures.
 
-Both are checked where it can be done: fitted without the largest size, on the largest size.
+Both are checked where it can be done: fitted without the largest size, on the largest size. Where
+the horizon lies beyond the runs' end, the check also goes without the last points, as many times
+farther as the horizon is, so that the step laws are checked too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from cuvee.arrays import FloatArray
+from cuvee.arrays import BoolArray, FloatArray
 from cuvee.errors import DataError
 from cuvee.fit.crossval import rank_correlation
 from cuvee.fit.pooled_law import fit_pooled_law
@@ -69,6 +71,7 @@ def extrapolate(
     size: int,
     n_tokens: int,
     method: Literal["auto", "nested", "joint"] = "auto",
+    first_tokens: int = 0,
 ) -> Extrapolation:
     """Predict every mixture's losses at a size and a token count.
 
@@ -77,6 +80,8 @@ def extrapolate(
         size: Parameters without embedding.
         n_tokens: Tokens trained on.
         method: ``auto`` takes the one with the smaller error at the held-out size.
+        first_tokens: Points before are left out: those of the warm-up, and the first steps, which
+            no power law describes.
 
     Returns:
         The predictions, with the error at the largest size when it is held out.
@@ -84,12 +89,14 @@ def extrapolate(
     Raises:
         DataError: The study has too few sizes, or too few points for a step law.
     """
+    study = _without_start(study, first_tokens)
     methods: tuple[Literal["nested", "joint"], ...] = ("nested", "joint")
     if method != "auto":
         methods = (method,)
     elif len(study.n_tokens) < MINIMUM_POINTS:
         methods = ("nested",)
-    checks = {one: _held_out(study, one) for one in methods}
+    beyond = n_tokens / int(study.n_tokens[-1])
+    checks = {one: _held_out(study, one, beyond=beyond) for one in methods}
     best = min(methods, key=lambda one: _error(checks[one]))
     mean, sd, exponents, outliers = _predict(study, best, size=size, n_tokens=n_tokens)
     held_out = checks[best]
@@ -111,16 +118,40 @@ def _error(check: HeldOutSize | None) -> float:
     return 0.0 if check is None else check.rmse
 
 
-def _held_out(study: Study, method: Literal["nested", "joint"]) -> HeldOutSize | None:
-    """Fit without the largest size and predict it at its last point."""
+def _without_start(study: Study, first_tokens: int) -> Study:
+    kept = study.n_tokens >= first_tokens
+    if not kept.any():
+        raise DataError(
+            f"first_tokens is {first_tokens:,}; the runs end at {study.n_tokens[-1]:,} tokens. "
+            "Train longer, or leave out less."
+        )
+    return _points(study, kept)
+
+
+def _points(study: Study, kept: BoolArray) -> Study:
+    return replace(study, n_tokens=study.n_tokens[kept], losses=study.losses[:, :, kept])
+
+
+def _held_out(
+    study: Study, method: Literal["nested", "joint"], *, beyond: float
+) -> HeldOutSize | None:
+    """Fit without the largest size and predict it at its last point.
+
+    Args:
+        study: The study.
+        method: The law.
+        beyond: How many times farther than the runs' end the horizon is. Where it is farther, the
+            last points are left out as well, if enough remain.
+    """
     n_sizes = len(study.sizes)
     if n_sizes < 3:
         return None
+    smaller = study.only(n_sizes=n_sizes - 1)
+    early = study.n_tokens <= study.n_tokens[-1] / max(beyond, 1.0)
+    if early.sum() >= MINIMUM_POINTS:
+        smaller = _points(smaller, early)
     mean, sd, _, _ = _predict(
-        study.only(n_sizes=n_sizes - 1),
-        method,
-        size=int(study.sizes[-1]),
-        n_tokens=int(study.n_tokens[-1]),
+        smaller, method, size=int(study.sizes[-1]), n_tokens=int(study.n_tokens[-1])
     )
     measured = study.losses[:, -1, -1]
     errors = mean - measured
@@ -151,7 +182,9 @@ def _predict(
             "more sizes."
         )
     means, sds, exponents = [], [], []
-    at_horizon, doubt, outliers = _step_laws(study, n_tokens)
+    outliers: tuple[tuple[int, int, int, int], ...] = ()
+    if method == "nested":
+        at_horizon, doubt, outliers = _step_laws(study, n_tokens)
     for target in range(len(study.targets)):
         if method == "nested":
             law = fit_pooled_law([study.sizes.astype(np.float64)], at_horizon[:, :, target])

@@ -12,6 +12,8 @@ from cuvee.arrays import FloatArray
 LEAST_RUNS = 12
 """Fewer runs do not tell an own domain from chance."""
 _SMOOTHING = 0.002
+_REACH = 0.25
+"""Losses count as at most so many ranges of their middle four fifths beyond its ends."""
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "eval"}
 _KINDS = {"metric", "metrics", "target", "targets", "domain", "domains", "loss", "bpb", "ppl"}
 _AFFIXES = _SPLITS | _KINDS | {"perplexity", "share", "weight", "weights"}
@@ -45,9 +47,10 @@ def match_own_domains(domains: Sequence[str], targets: Sequence[str]) -> tuple[i
 def detect_own_domains(weights: FloatArray, losses: FloatArray) -> tuple[int | None, ...]:
     """Match each target with the domain whose share lowers its loss most plainly.
 
-    Every log-share is correlated with every target's loss over the runs; the assignment of distinct
-    domains to targets with the lowest sum of correlations is taken. Fewer than 12 runs, or a
-    correlation that is not negative, match nothing. It assumes at most one own domain a target.
+    Every log-share is correlated with every target's loss over the runs, losses far beyond all
+    others moved nearer; the assignment of distinct domains to targets with the lowest sum of
+    correlations is taken. Fewer than 12 runs, or a correlation that is not negative, match nothing.
+    It assumes at most one own domain a target.
 
     Args:
         weights: (n_runs, n_domains) token shares; rows sum to 1.
@@ -57,8 +60,11 @@ def detect_own_domains(weights: FloatArray, losses: FloatArray) -> tuple[int | N
         (n_targets,) column of each target's own domain, None where none was found.
     """
     if len(weights) < LEAST_RUNS:
-        return (None,) * losses.shape[1]
-    correlation = _unit(np.log(weights + _SMOOTHING)).T @ _unit(losses)
+        return tuple(None for _ in losses.T)
+    low, high = np.quantile(losses, [0.1, 0.9], axis=0)
+    reach = _REACH * (high - low)
+    near = np.clip(losses, low - reach, high + reach)
+    correlation = _unit(np.log(weights + _SMOOTHING)).T @ _unit(near)
     domains, targets = linear_sum_assignment(correlation)
     own: list[int | None] = [None] * losses.shape[1]
     for domain, target in zip(domains, targets, strict=True):

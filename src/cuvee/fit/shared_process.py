@@ -11,7 +11,8 @@ from cuvee.arrays import BoolArray, FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
 from cuvee.fit.own_domains import detect_own_domains
-from cuvee.fit.shared_prior import Layout, SharedKernel, invert
+from cuvee.fit.shared_kernel import Covariances, invert
+from cuvee.fit.shared_prior import Layout, log_posterior_slopes
 from cuvee.fit.training_rows import check_mixtures, check_training_rows, require_fitted
 
 logger = logging.getLogger(__name__)
@@ -20,31 +21,39 @@ STEPS = 150
 """Steps of Adam from the prior's centre to the maximum of the posterior."""
 STEPS_FROM_MAXIMUM = 40
 """Steps of a further member that starts at the first one's maximum."""
-_FEW_RUNS = 48
+_FEW_RUNS = 32
+"""Up to so many runs every member starts at its own prior's centre."""
+_MEMBER_RUNS = 256
+"""Members times runs at most: with many runs the posterior is narrow, and members are dear."""
 _LEARNING_RATE = 0.08
 _DISTRUST = 1e6
+_FEWEST_TO_SCREEN = 7
 _BROKEN = 2.0
-"""A run is left out when it is missed by more than so many times the middle four fifths' range."""
-_CHUNK = 2048
+"""A run is left out when missed by more than so many ranges of the others' middle four fifths."""
+_BROKEN_FEW = 8.0
+"""That factor grows by ``8 / n_runs``: on RegMix's runs at most 1 sound run in 1000 is left out."""
+_CHUNK_ENTRIES = 1 << 15
+"""Covariances worked on at a time: what they need stays in the processor's cache."""
 
 
 class SharedGaussianProcess:
     """Predict all targets by Gaussian processes whose hyper-parameters are pooled.
 
-    The kernel (`fit.shared_prior.SharedKernel`) adds a Matern part and a linear part on the
+    The kernel (`fit.shared_kernel.Covariances`) adds a Matern part and a linear part on the
     logarithm of shares to a part linear in shares. How long, steep and noisy it is for one target
     and one domain is a sum of what is common to all, to the domain and to the pair, all with normal
-    priors, so that sixteen runs say something about every pair. The hyper-parameters are the
-    maximum of the posterior, found by Adam; ``n_members`` such fits, whose priors are shifted by a
-    draw from the prior, are averaged, and their disagreement is added to the variance. The standard
-    deviation is that of a new run.
+    priors (`fit.shared_prior.Layout`), so that sixteen runs say something about every pair. The
+    hyper-parameters are the maximum of the posterior, found by Adam; several such fits, whose
+    priors are shifted by draws from the prior and their opposites, are averaged, and their
+    disagreement is added to the variance. The standard deviation is that of a new run.
 
     A measurement that the others miss by far is left out of its target and logged.
 
     Args:
         own: (n_targets,) column of each target's own domain, None where it has none. None for all:
             own domains are detected where there are 12 runs or more.
-        n_members: Fits that are averaged.
+        n_members: Fits that are averaged; from 33 runs on fewer, so that members times runs stay
+            within 256.
         max_learning_runs: Hyper-parameters are learnt on at most so many runs, chosen by chance;
             the processes are then conditioned on all.
 
@@ -62,7 +71,7 @@ class SharedGaussianProcess:
         *,
         own: tuple[int | None, ...] | None = None,
         n_members: int = 8,
-        max_learning_runs: int = 64,
+        max_learning_runs: int = 128,
     ) -> None:
         if n_members < 1 or max_learning_runs < 2:
             raise ConfigError(
@@ -123,8 +132,9 @@ class SharedGaussianProcess:
         mean = np.empty((len(shares), self.losses_.shape[1]))
         sd = np.empty_like(mean)
         with threadpool_limits(limits=1):
-            for start in range(0, len(shares), _CHUNK):
-                rows = slice(start, start + _CHUNK)
+            size = max(16, _CHUNK_ENTRIES // self.losses_.size)
+            for start in range(0, len(shares), size):
+                rows = slice(start, start + size)
                 means, variances = zip(
                     *(member.predict(shares[rows]) for member in self._members), strict=True
                 )
@@ -186,27 +196,30 @@ class SharedGaussianProcess:
         return member
 
     def _screen(self, hyper: FloatArray) -> None:
-        """Mark runs that the others miss by far, the worst of each target first.
+        """Mark runs that the others miss by far, the outermost of each target first.
 
         One at a time: a broken run makes its neighbours look broken too.
         """
-        for _ in range(len(self.weights_) // 10):
+        layout, n_runs = Layout.of(self.own_), len(self.weights_)
+        targets = np.arange(len(self.own_))
+        far = _BROKEN * (1.0 + _BROKEN_FEW / n_runs)
+        for _ in range(max(n_runs // 10, int(n_runs >= _FEWEST_TO_SCREEN))):
             self._standardise()
-            member = _Member(SharedKernel(Layout.of(self.own_), hyper), self)
-            missed = np.where(self._broken, 0.0, np.abs(member.left_out()))
-            worst = missed.argmax(axis=1)
-            found = missed[np.arange(len(worst)), worst] > _BROKEN * self._middle()
+            member = _Member(layout.covariances(hyper[None]), self)
+            others = np.where(self._broken, np.nan, self.standardised)
+            middle = np.nanmedian(others, axis=1)
+            worst = np.nanargmax(np.abs(others - middle[:, None]), axis=1)
+            missed, value = np.abs(member.left_out())[targets, worst], others[targets, worst]
+            others[targets, worst] = np.nan
+            low, high = np.nanquantile(others, [0.1, 0.9], axis=1)
+            reach = far * np.maximum(high - low, 1e-9)
+            # A run may be missed for want of others like it; a broken one also stands out itself.
+            apart = np.maximum(low - value, value - high) > reach / 2.0
+            found = (missed > reach) & apart
             if not found.any():
                 break
             self._broken[found, worst[found]] = True
         self._standardise()
-
-    def _middle(self) -> FloatArray:
-        """Return the (n_targets,) range of the middle four fifths, standardised."""
-        values = np.where(self._broken, np.nan, self.standardised)
-        low, high = np.nanquantile(values, [0.1, 0.9], axis=1)
-        middle: FloatArray = np.maximum(high - low, 1e-9)
-        return middle
 
     def _standardise(self) -> None:
         values = np.where(self._broken, np.nan, self.losses_.T)
@@ -225,52 +238,56 @@ class SharedGaussianProcess:
     def _learn(self, layout: Layout, chosen: IntArray, rng: np.random.Generator) -> FloatArray:
         weights = self.weights_[chosen]
         losses, distrust = self.standardised[:, chosen], self.distrust[:, chosen]
+        n_members = max(1, min(self.n_members, _MEMBER_RUNS // len(self.weights_)))
+        half = layout.sd * rng.standard_normal(((n_members + 1) // 2, len(layout.sd)))
+        # In pairs of opposite shifts: their mean is then the prior's own.
+        shifts = np.concatenate([half, -half])[:n_members]
+        few = len(chosen) <= _FEW_RUNS and n_members > 1
+        if not few:
+            shifts[0] = 0.0
+        centres = layout.mean + shifts
 
         def climb(start: FloatArray, centre: FloatArray, n_steps: int) -> FloatArray:
             def slope(hyper: FloatArray) -> FloatArray:
-                _, along = SharedKernel(layout, hyper).marginal(weights, losses, distrust)
-                gradient: FloatArray = along + (hyper - centre) / layout.sd**2
-                return gradient
+                return log_posterior_slopes(
+                    layout, hyper, weights, losses, centre=centre, distrust=distrust
+                )
 
             return _adam(start, slope, n_steps=n_steps)
 
-        few = len(chosen) <= _FEW_RUNS
-        members: list[FloatArray] = []
-        for number in range(self.n_members):
-            shift = layout.sd * rng.standard_normal(len(layout.sd))
-            centre = layout.mean + shift * (self.n_members > 1 and (few or number > 0))
-            if few or number == 0:
-                members.append(climb(centre, centre, STEPS))
-            else:
-                # With many runs the maximum is sharp: a shifted prior moves it little.
-                members.append(climb(members[0], centre, STEPS_FROM_MAXIMUM))
-        return np.stack(members)
+        if few:
+            return climb(centres, centres, STEPS)
+        first = climb(centres[:1], centres[:1], STEPS)
+        others = np.repeat(first, n_members - 1, axis=0)
+        if n_members > 1:
+            # With many runs the maximum is sharp: a shifted prior moves it little.
+            others = climb(others, centres[1:], STEPS_FROM_MAXIMUM)
+        return np.vstack([first, others])
 
     def _condition(self) -> None:
         self._standardise()
         layout = Layout.of(self.own_)
-        self._members = [_Member(SharedKernel(layout, hyper), self) for hyper in self.hyper_]
+        self._members = [_Member(layout.covariances(hyper[None]), self) for hyper in self.hyper_]
 
 
 class _Member:
     """One set of hyper-parameters, conditioned on the runs."""
 
-    def __init__(self, kernel: SharedKernel, model: SharedGaussianProcess) -> None:
-        self._kernel = kernel
+    def __init__(self, functions: Covariances, model: SharedGaussianProcess) -> None:
+        self._functions = functions
         self._weights = model.weights_
-        self._features = kernel.features(model.weights_)[0]
-        covariance = kernel.covariance(self._features, model.weights_, model.distrust)
-        self._inverse, _ = invert(covariance)
+        self._features = functions.features(model.weights_)
+        self._inverse = invert(functions.of_runs(self._features, self._weights, model.distrust))
         self._solved = (self._inverse @ model.standardised[:, :, None])[:, :, 0]
 
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return mean and variance of new runs, both (n_targets, n_rows), standardised."""
-        features = self._kernel.features(weights)[0]
-        covariance = self._kernel.between(features, weights, self._features, self._weights)
+        features = self._functions.features(weights)
+        covariance = self._functions.between(features, weights, self._features, self._weights)
         mean = (covariance @ self._solved[:, :, None])[:, :, 0]
-        explained = ((covariance @ self._inverse) * covariance).sum(axis=2)
-        variance = self._kernel.variance(features, weights) - explained
-        return mean, np.maximum(variance, self._kernel.noise_variance[:, None])
+        explained = np.einsum("jrn,jrn->jr", covariance @ self._inverse, covariance)
+        variance = self._functions.variance(features, weights) - explained
+        return mean, np.maximum(variance, self._functions.noise_variance[:, None])
 
     def left_out(self) -> FloatArray:
         """Return the (n_targets, n_runs) misses of each run when it is left out."""
@@ -281,7 +298,7 @@ class _Member:
 def _adam(
     start: FloatArray, slope: Callable[[FloatArray], FloatArray], *, n_steps: int
 ) -> FloatArray:
-    """Descend from a start; the rate falls to three tenths after three fifths of the steps."""
+    """Climb from a start; the rate falls to three tenths after three fifths of the steps."""
     point, first, second = start.copy(), np.zeros_like(start), np.zeros_like(start)
     for step in range(1, n_steps + 1):
         along = slope(point)
@@ -289,7 +306,7 @@ def _adam(
         second = 0.999 * second + 0.001 * along**2
         rate = _LEARNING_RATE if step <= 0.6 * n_steps else 0.3 * _LEARNING_RATE
         scale = np.sqrt(second / (1.0 - 0.999**step)) + 1e-8
-        point = point - rate * first / (1.0 - 0.9**step) / scale
+        point = point + rate * first / (1.0 - 0.9**step) / scale
     return point
 
 
