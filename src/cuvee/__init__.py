@@ -11,10 +11,13 @@ if _typing.TYPE_CHECKING:
     from cuvee.design.dirichlet import DesignConfig, make_design
     from cuvee.errors import CuveeError
     from cuvee.fit.boosting import BoostedTrees
+    from cuvee.fit.convex_laws import ExponentialMixingLaw
     from cuvee.fit.effective_data import EffectiveDataPower
     from cuvee.fit.ensemble import Ensemble
     from cuvee.fit.gaussian_process import LogGaussianProcess
     from cuvee.fit.linear import LinearMixture
+    from cuvee.fit.nesting import extrapolate
+    from cuvee.fit.shared_process import SharedGaussianProcess
     from cuvee.methods.job import Job
     from cuvee.methods.pool import TargetsConfig
     from cuvee.methods.regmix import RegMixConfig
@@ -28,6 +31,7 @@ if _typing.TYPE_CHECKING:
     from cuvee.tables.optimum import Optimum
     from cuvee.tables.runs import Runs
     from cuvee.tables.statistics import PoolStatistics
+    from cuvee.tables.study import Study
     from cuvee.validate.compare import Verdict, compare
 
 __all__ = [
@@ -38,6 +42,7 @@ __all__ = [
     "DesignConfig",
     "EffectiveDataPower",
     "Ensemble",
+    "ExponentialMixingLaw",
     "Job",
     "LinearMixture",
     "LogGaussianProcess",
@@ -50,10 +55,13 @@ __all__ = [
     "RegMixConfig",
     "Runs",
     "SearchConfig",
+    "SharedGaussianProcess",
+    "Study",
     "TargetsConfig",
     "Threshold",
     "Verdict",
     "compare",
+    "extrapolate",
     "make_design",
     "minimise",
     "stream",
@@ -67,6 +75,7 @@ _HOMES = {
     "DesignConfig": "design.dirichlet",
     "EffectiveDataPower": "fit.effective_data",
     "Ensemble": "fit.ensemble",
+    "ExponentialMixingLaw": "fit.convex_laws",
     "Job": "methods.job",
     "LinearMixture": "fit.linear",
     "LogGaussianProcess": "fit.gaussian_process",
@@ -79,10 +88,13 @@ _HOMES = {
     "RegMixConfig": "methods.regmix",
     "Runs": "tables.runs",
     "SearchConfig": "search.simulate",
+    "SharedGaussianProcess": "fit.shared_process",
+    "Study": "tables.study",
     "TargetsConfig": "methods.pool",
     "Threshold": "policy.threshold",
     "Verdict": "validate.compare",
     "compare": "validate.compare",
+    "extrapolate": "fit.nesting",
     "make_design": "design.dirichlet",
     "minimise": "search.simulate",
     "stream": "randomness",
