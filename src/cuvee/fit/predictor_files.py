@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -38,6 +38,14 @@ class NamedPredictor:
             Mean and standard deviation of a new run, both (n_rows, n_targets).
         """
         return self.model.predict(weights)
+
+    def convex_part(self) -> "ConvexPredictor | None":
+        """Return the model if its means are convex, or the convex law inside it, if any."""
+        for model in (self.model, getattr(self.model, "law_", None)):
+            if hasattr(model, "slopes"):
+                convex = cast(ConvexModel, model)
+                return ConvexPredictor(model=convex, domains=self.domains, targets=self.targets)
+        return None
 
     def predict_named(
         self, domains: Sequence[str], weights: FloatArray
@@ -74,6 +82,35 @@ class NamedPredictor:
                     f"it; it knows {', '.join(self.domains)}. Rename the column or fit with it."
                 )
         return np.asarray(weights[:, [domains.index(name) for name in self.domains]])
+
+
+class ConvexModel(Protocol):
+    """A fitted model with derivatives."""
+
+    def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predict the losses of mixtures."""
+        ...
+
+    def slopes(self, weights: FloatArray) -> FloatArray:
+        """Compute the derivatives of the means along the weights."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvexPredictor:
+    """A convex model and the names of its domains and targets."""
+
+    model: ConvexModel
+    domains: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predict the losses of mixtures: mean and sd, both (n_rows, n_targets)."""
+        return self.model.predict(weights)
+
+    def slopes(self, weights: FloatArray) -> FloatArray:
+        """Compute the (n_rows, n_targets, n_domains) derivatives of the means."""
+        return self.model.slopes(weights)
 
 
 def write_predictor(folder: Path, predictor: NamedPredictor) -> None:

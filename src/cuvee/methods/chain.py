@@ -5,8 +5,8 @@ chain is the same: write the selection, train larger models on it and its rivals
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -17,20 +17,17 @@ from cuvee.corpus.read import PoolConfig
 from cuvee.corpus.scan import read_index
 from cuvee.corpus.tokens import TokensConfig
 from cuvee.errors import ConfigError, InfeasibleError
-from cuvee.executors import one_thread
-from cuvee.methods import findings, fitting, judging, measure, rounds, shipping
+from cuvee.methods import findings, judging, measure, rounds, shipping
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared, TargetsConfig, open_prepared, prepare
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.machine import choose_device
 from cuvee.proxy.sweep import ProxyConfig, subset_tokens
-from cuvee.randomness import stream
 from cuvee.report.content import ReportContent
 from cuvee.report.page import build_page
 from cuvee.report.summary import summary_text
 from cuvee.search.constraints import Constraints
-from cuvee.search.phases import WithoutPhases, minimise_phases
-from cuvee.search.simulate import SearchConfig, minimise
+from cuvee.search.simulate import SearchConfig
 from cuvee.select.budget import SelectConfig
 from cuvee.simplex import TOLERANCE, supply_caps
 from cuvee.tables.design import Design, read_design, write_design
@@ -168,41 +165,6 @@ def open_stores(settings: ChainConfig, job: Job) -> Prepared:
         return open_prepared(job, settings.pool, settings.targets)
 
 
-def search(settings: ChainConfig, job: Job) -> None:
-    """Find the mixture of least predicted loss within the constraints."""
-    prepared = open_stores(settings, job)
-    if artifacts.is_done(job.folder("optimum")):
-        return
-    predictor = fitting.load(job)
-    natural = prepared.statistics.natural
-    with job.stage("search"), one_thread():
-        if len(settings.phases) > 1:
-            alone = WithoutPhases(
-                predictor=predictor, domains=prepared.statistics.domains, shares=settings.phases
-            )
-            phased = minimise_phases(
-                predictor,
-                prepared.objective,
-                shares=settings.phases,
-                caps=caps(settings, prepared),
-                prior=natural,
-                config=settings.search,
-                rng=stream(settings.seed, "search", "phases"),
-            )
-        one_phase = minimise(
-            predictor if len(settings.phases) == 1 else alone,
-            prepared.objective,
-            constraints=constraints(settings, prepared),
-            prior=natural,
-            config=settings.search,
-            rng=stream(settings.seed, "search"),
-        )
-    if len(settings.phases) == 1:
-        write_found(job, one_phase, settings=settings.search, seed=settings.seed)
-    else:
-        write_found(job, phased, settings=settings.search, seed=settings.seed, one_phase=one_phase)
-
-
 def select(settings: ChainConfig, job: Job) -> None:
     """Write the chosen mixture's documents at the token budget."""
     prepared = open_stores(settings, job)
@@ -298,7 +260,10 @@ def gather(
         budget=target_tokens(settings, prepared),
         max_epochs=settings.max_epochs,
     )
-    return findings.gather(job, done)
+    found = findings.gather(job, done)
+    path = job.folder("optimum") / PRICES
+    prices = cast(list[str], artifacts.read_json(path)) if path.exists() else []
+    return replace(found, notes=(*found.notes, *(f"{one.capitalize()}." for one in prices)))
 
 
 def describe(content: ReportContent, job: Job) -> str:
@@ -339,12 +304,22 @@ def read_measured(job: Job) -> Runs:
 
 OPTIMUM = "optimum.json"
 ONE_PHASE = "one_phase.json"
+PRICES = "prices.json"
 
 
 def write_found(
-    job: Job, optimum: Optimum, *, settings: object, seed: int, one_phase: Optimum | None = None
+    job: Job,
+    optimum: Optimum,
+    *,
+    settings: object,
+    seed: int,
+    one_phase: Optimum | None = None,
+    prices: tuple[str, ...] = (),
 ) -> None:
-    """Write the search's answer as an artefact, beside the best mixture without phases."""
+    """Write the search's answer as an artefact, beside the best mixture without phases.
+
+    ``prices`` are sentences on what the bounds cost.
+    """
     with artifacts.writing(
         job.folder("optimum"),
         stage="search",
@@ -355,6 +330,8 @@ def write_found(
         write_optimum(aside / OPTIMUM, optimum)
         if one_phase is not None:
             write_optimum(aside / ONE_PHASE, one_phase)
+        if prices:
+            artifacts.write_json(aside / PRICES, list(prices))
 
 
 def read_found(job: Job) -> Optimum:

@@ -22,7 +22,7 @@ from cuvee.artifacts import Json
 from cuvee.design.ladder import LadderConfig, make_ladder
 from cuvee.errors import ConfigError
 from cuvee.fit.nesting import extrapolate
-from cuvee.methods import chain, fitting, judging, measure, planning, studies
+from cuvee.methods import chain, fitting, judging, measure, planning, searching, studies
 from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.fitting import FitConfig
 from cuvee.methods.job import Job
@@ -153,11 +153,6 @@ def fit(settings: MixingLawsConfig, job: Job) -> None:
         fitting.fit(job, settings.fit, runs=carried, prepared=prepared, seed=settings.seed)
 
 
-def search(settings: MixingLawsConfig, job: Job) -> None:
-    """Solve for the mixture of least predicted loss."""
-    chain.search(settings, job)
-
-
 def validate(settings: MixingLawsConfig, job: Job) -> None:
     """Check the extrapolation on mixtures of the design, then judge the answer."""
     prepared = open_stores(settings, job)
@@ -284,7 +279,7 @@ STEPS: Mapping[str, Callable[[MixingLawsConfig, Job], None]] = {
     "design": design,
     "train": train,
     "fit": fit,
-    "search": search,
+    "search": searching.search,
     "select": chain.select,
     "validate": validate,
     "report": report,

@@ -17,6 +17,7 @@ REGMIX_PAPER: Mapping[str, Any] = {
     },
     "fit": {"model": "boosted-trees"},
     "search": {
+        "solver": "simulate",
         "n_simulated": 100_000,
         "n_best": 128,
         "temperature": 1.0,

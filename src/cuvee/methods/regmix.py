@@ -21,7 +21,7 @@ from cuvee.design.optimal import OptimalConfig, i_optimal_design
 from cuvee.design.phases import PhasesConfig, make_phases
 from cuvee.design.sequential import SequentialConfig
 from cuvee.errors import ConfigError
-from cuvee.methods import chain, fitting, measure, planning, rounds
+from cuvee.methods import chain, fitting, measure, planning, rounds, searching
 from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.fitting import FitConfig
 from cuvee.methods.job import Job
@@ -163,7 +163,7 @@ STEPS: Mapping[str, Callable[[RegMixConfig, Job], None]] = {
     "design": design,
     "train": train,
     "fit": fit,
-    "search": chain.search,
+    "search": searching.search,
     "select": chain.select,
     "validate": chain.validate,
     "report": report,

@@ -6,7 +6,7 @@ Source: RegMix (arXiv:2407.01492), simulation and prediction of the best mixture
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 
@@ -48,6 +48,9 @@ class SearchConfig:
 
     RegMix: False. Ours: with 17 domains one round leaves a clear distance to a known optimum.
     """
+    solver: Literal["auto", "simulate"] = "auto"
+    """auto: solve exactly where the predictor's losses are convex, simulate otherwise. RegMix:
+    simulate."""
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Least and largest share of some domains, by name."""
 

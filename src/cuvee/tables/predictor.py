@@ -69,3 +69,18 @@ class NamedPredictions(Protocol):
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predict the losses of mixtures, as `Predictor.predict` does."""
         ...
+
+
+class SmoothPredictions(NamedPredictions, Protocol):
+    """Predictions whose means are convex in the weights, with their derivatives."""
+
+    def slopes(self, weights: FloatArray) -> FloatArray:
+        """Compute the derivatives of the means along the weights.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+
+        Returns:
+            (n_rows, n_targets, n_domains) derivatives, in the losses' unit.
+        """
+        ...
