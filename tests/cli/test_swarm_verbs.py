@@ -223,3 +223,33 @@ def test_search_tells_configs_and_folders_apart(
     assert "no.yaml does not exist" in ended.stderr
     ended = cuvee("search", tmp_path, "--out", tmp_path / "opt")
     assert "run `cuvee fit` first" in ended.stderr
+
+
+def test_the_next_mixtures_are_proposed(
+    tables: list[object], tmp_path: Path, cuvee: Callable[..., Any]
+) -> None:
+    """A table of new mixtures within the caps, and what one more run is expected to gain."""
+    fit = tmp_path / "fit"
+    assert cuvee("fit", *tables, "--out", fit, "--model", "log-gaussian-process").status == 0
+    table = tmp_path / "next.csv"
+    ended = cuvee("design", fit, "--next", 3, "--out", table, "--cap", "web=0.5", "--json")
+    assert ended.status == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert [one["role"] for one in found["mixtures"]] == ["best", "best", "exploratory"]
+    assert found["regret"]["expected"] >= 0.0
+    lines = table.read_text(encoding="utf-8").splitlines()
+    columns = lines[0].split(",")
+    assert len(lines) == 4
+    for line in lines[1:]:
+        shares = dict(zip(columns[1:], map(float, line.split(",")[1:]), strict=True))
+        assert abs(sum(shares.values()) - 1.0) < 1e-9
+        assert shares["web"] <= 0.5 + 1e-9
+    again = cuvee("design", fit, "--next", 3, "--out", table, "--cap", "web=0.5")
+    assert "one more is expected to gain" in again.stdout
+
+
+def test_next_needs_a_predictor(tmp_path: Path, cuvee: Callable[..., Any]) -> None:
+    """The message says what to give."""
+    ended = cuvee("design", tmp_path / "no.yaml", "--next", 2, "--out", tmp_path / "n.csv")
+    assert ended.status == 1
+    assert "--next proposes mixtures by a predictor" in ended.stderr

@@ -24,7 +24,7 @@ WORDS = ["the", "cat", "saw", "a", "dog", "and", "a", "bird", "that", "sang", "t
 LOOSE = ("config.yaml", "corpus/rejects.jsonl", "targets/rejects.jsonl", "timing.json")
 """Files that stand outside finished artefacts and are whole when they are there."""
 FORMATS = ".parquet, .jsonl, .jsonl.gz, .jsonl.zst"
-SIZES = "0.03m, 0.05m, 0.1m, 0.2m, 0.4m, 0.8m, 1m, 1.5m, 3m, 10m, 20m, 30m, 60m"
+SIZES = "0.03m, 0.05m, 0.1m, 0.2m, 0.4m, 0.8m, 1m, 1.5m, 3m, 10m, 20m, 30m, 60m, 85m, 300m, 800m"
 NAME_RULE = (
     "cannot be part of a folder's name; use 1 to 64 letters, digits, '.', '_' or '-', the first a "
     "letter or digit."
@@ -332,8 +332,8 @@ CONFIG = (
         name="unknown key",
         change=setting("sede", 1),
         message="config key sede is unknown; allowed here: design, domain_epochs, fit, max_epochs, "
-        "phases, pool, preset, proxy, search, seed, select, target_tokens, targets, tokens, "
-        "validate.",
+        "phases, pool, preset, proxy, runs, search, seed, select, sequential, start_runs, "
+        "target_tokens, targets, tokens, validate.",
     ),
     Case(
         name="unknown nested key",
@@ -492,7 +492,8 @@ VALUES = (
         name="unknown fit model",
         change=setting("fit.model", "gp"),
         message="config key fit: model 'gp' is unknown; choose one of linear, boosted-trees, "
-        "effective-data-power, log-gaussian-process, ensemble.",
+        "exponential, bivariate-power, effective-data-power, distilled-law, "
+        "log-gaussian-process, shared-gaussian-process, ensemble.",
     ),
     Case(
         name="bounds that do not ascend",

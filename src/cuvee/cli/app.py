@@ -2,7 +2,7 @@
 
 import typer
 
-from cuvee.cli import fit, predict, run, search, show, stages
+from cuvee.cli import design, fit, predict, run, search, show, stages
 
 app = typer.Typer(
     name="cuvee",
@@ -15,6 +15,7 @@ app = typer.Typer(
 
 run.register(app)
 stages.register(app)
+design.register(app)
 fit.register(app)
 search.register(app)
 predict.register(app)

@@ -24,7 +24,6 @@ from cuvee.methods.table import method_named
 
 _VERBS: dict[str, str] = {
     "label": "Read, check, split and tokenise the pool and the targets.",
-    "design": "Choose the mixtures to be measured.",
     "train": "Train a proxy model on each mixture of the design.",
     "select": "Write the chosen mixture's documents at the token budget.",
     "validate": "Train larger models on the chosen mixture and its baselines, and judge.",
@@ -33,7 +32,7 @@ _VERBS: dict[str, str] = {
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs; `fit` and `search` have files of their own."""
+    """Add the verbs; `design`, `fit` and `search` have files of their own."""
     for verb, help_text in _VERBS.items():
         app.command(name=verb, help=help_text)(_train if verb == "train" else _command(verb))
 

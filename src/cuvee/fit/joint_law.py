@@ -30,12 +30,13 @@ from cuvee.artifacts import Json
 from cuvee.errors import DataError
 from cuvee.fit.effective_data import law, law_prior, robust_range
 from cuvee.fit.run_misfits import (
-    LEAST_NOISE,
+    OUTLIER,
     Factors,
     Groups,
     factorise,
     own_misfits,
     split_misfit,
+    trust_points,
     whiten,
 )
 from cuvee.fit.training_rows import (
@@ -57,8 +58,6 @@ _OWN = 3
 _NOISE_PRIOR = np.array([0.05, 0.02, 0.02, 0.02, 0.01])
 """Misfit expected of a mixture's level and slopes, of a run and a point, losses from 0 to 1."""
 _ROUNDS = 4
-_HUBER = 2.0
-_OUTLIER = 5.0
 _REACH = 6.0
 """Bound of every parameter, in widths of its prior."""
 _TOLERANCE = 1e-6
@@ -145,10 +144,8 @@ class JointLaw:
                 mixtures, sizes or token counts.
         """
         shares, measured = check_training_rows(weights, losses, own=self.own)
-        parameters, tokens = (
-            _positive(sizes, "sizes", shares),
-            _positive(n_tokens, "n_tokens", shares),
-        )
+        parameters = _positive(sizes, "sizes", shares)
+        tokens = _positive(n_tokens, "n_tokens", shares)
         self.last_ = np.array([parameters.max(), tokens.max()])
         mixtures, mixture = np.unique(shares.round(9), axis=0, return_inverse=True)
         mixture = mixture.reshape(-1).astype(np.int64)
@@ -205,9 +202,8 @@ class JointLaw:
                 np.diag(fitted.noise[:_OWN] ** 2),
             )
             variance = np.einsum("ij,jk,ik->i", lever, fitted.covariance, lever)
-            variance += np.einsum("ij,ijk,ik->i", base, own, base) + np.sum(
-                fitted.noise[_OWN:] ** 2
-            )
+            variance += np.einsum("ij,ijk,ik->i", base, own, base)
+            variance += np.sum(fitted.noise[_OWN:] ** 2)
             value = value + np.where(known, np.sum(base * fitted.own[nearest], axis=1), 0.0)
             means.append(fitted.lowest + fitted.spread * value)
             sds.append(fitted.spread * np.sqrt(variance))
@@ -333,7 +329,7 @@ def _fit_target(rows: _Rows, losses: FloatArray, own: int | None) -> _TargetLaw:
         factors = factorise(rows.groups, bases, noise, trust)
         own_found = own_misfits(bases, misfit, jacobian, noise, factors)
         own_part = np.sum(bases * own_found[0][rows.groups.mixture], axis=1)
-        trust = _trust(rows.groups, misfit - own_part)
+        trust = trust_points(rows.groups, misfit - own_part)
     return _TargetLaw(
         parameters=parameters,
         covariance=covariance * np.outer(width, width),
@@ -344,7 +340,7 @@ def _fit_target(rows: _Rows, losses: FloatArray, own: int | None) -> _TargetLaw:
         own_covariance=own_found[1],
         own_pull=own_found[2],
         converged=converged,
-        outliers=tuple(int(row) for row in np.flatnonzero(trust < _HUBER / _OUTLIER)),
+        outliers=tuple(int(row) for row in np.flatnonzero(trust < OUTLIER)),
     )
 
 
@@ -384,25 +380,14 @@ def _solve(
         gtol=_TOLERANCE,
         max_nfev=_MAX_EVALUATIONS,
     )
+    if not result.success:
+        logger.warning("a joint law's fit stopped early: %s", result.message)
     return np.asarray(result.x, dtype=np.float64), bool(result.success)
 
 
-def _trust(groups: Groups, misfit: FloatArray) -> FloatArray:
-    """Weigh points down that lie far from the median of their run, as Huber does."""
-    apart = np.empty_like(misfit)
-    for run in range(int(groups.run.max()) + 1):
-        taken = groups.run == run
-        apart[taken] = np.abs(misfit[taken] - np.median(misfit[taken]))
-    scale = max(1.4826 * float(np.median(apart)), LEAST_NOISE)
-    return np.asarray(np.minimum(1.0, _HUBER * scale / np.maximum(apart, 1e-300)))
-
-
 def _plain(law: _TargetLaw) -> dict[str, object]:
-    fields = asdict(law)
-    return {
-        name: value.tolist() if isinstance(value, np.ndarray) else value
-        for name, value in fields.items()
-    }
+    fields = asdict(law).items()
+    return {name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in fields}
 
 
 def _from_plain(data: Mapping[str, Json]) -> _TargetLaw:

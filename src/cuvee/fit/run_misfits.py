@@ -19,6 +19,9 @@ from scipy.optimize import minimize
 from cuvee.arrays import FloatArray, IntArray
 
 LEAST_NOISE = 1e-4
+_HUBER = 2.0
+OUTLIER = _HUBER / 5.0
+"""Weight below which a point is named: more than five standard deviations off."""
 _NOISE_WIDTH = 1.5
 """How far the log of each may be off."""
 _MAX_ITERATIONS = 30
@@ -167,3 +170,21 @@ def own_misfits(
         covariances.append(np.diag(prior) - prior[:, None] * (base.T @ base) * prior)
         pulls.append(prior[:, None] * (base.T @ law))
     return np.stack(guesses), np.stack(covariances), np.stack(pulls)
+
+
+def trust_points(groups: Groups, misfit: FloatArray) -> FloatArray:
+    """Weigh points down that lie far from the median of their run, as Huber does.
+
+    Args:
+        groups: Rows of mixtures and runs.
+        misfit: (n_rows,) measured minus fitted, without the mixture's own part.
+
+    Returns:
+        (n_rows,) weights in (0, 1]; those of points to be named are below `OUTLIER`.
+    """
+    apart = np.empty_like(misfit)
+    for run in range(int(groups.run.max()) + 1):
+        taken = groups.run == run
+        apart[taken] = np.abs(misfit[taken] - np.median(misfit[taken]))
+    scale = max(1.4826 * float(np.median(apart)), LEAST_NOISE)
+    return np.asarray(np.minimum(1.0, _HUBER * scale / np.maximum(apart, 1e-300)))

@@ -27,7 +27,7 @@ _SETTLED = 0.02
 """A fit is done when no point moves by more than this share of the misfit in a round."""
 _REFINE = 24
 _HUBER = 2.0
-_OUTLIER = 4.0
+_OUTLIER = 5.0
 _MANY_POINTS = 8
 """With fewer, three parameters pass so close to most points that the rest tell neither the usual
 misfit nor whether neighbours miss to the same side."""
@@ -55,7 +55,7 @@ class PowerLaws:
     converged: BoolArray
     """(n_series,) False where the weights of the points did not settle."""
     outliers: tuple[tuple[int, int], ...]
-    """(series, point) pairs missed by more than four robust standard deviations."""
+    """(series, point) pairs missed by more than five robust standard deviations."""
 
     @property
     def scale(self) -> FloatArray:
@@ -253,7 +253,8 @@ def _best_exponent(
         total: FloatArray = squares / noise**2 + pull
         return total
 
-    costs = np.stack([cost(np.full(len(values), one)) for one in _GRID])
+    costs = _grid_squares(log_ratio, values, trust) / noise[:, None] ** 2
+    costs = costs.T + ((np.log(_GRID) - np.log(centre)) / width)[:, None] ** 2
     best = np.clip(costs.argmin(axis=0), 1, len(_GRID) - 2)
     low, high = np.log(_GRID[best - 1]), np.log(_GRID[best + 1])
     golden = 0.5 * (5.0**0.5 - 1.0)
@@ -269,19 +270,46 @@ def _project(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Solve for floor and amplitude, both at least 0, at given exponents; also return squares."""
     decay = np.exp(-exponent[:, None] * log_ratio)
-    mass = trust.sum(axis=1)
-    s1, s2 = (trust * decay).sum(axis=1), (trust * decay**2).sum(axis=1)
-    y0, y1 = (trust * values).sum(axis=1), (trust * values * decay).sum(axis=1)
-    determinant = np.maximum(mass * s2 - s1**2, 1e-300)
-    floor, amplitude = (s2 * y0 - s1 * y1) / determinant, (mass * y1 - s1 * y0) / determinant
-    # Two unknowns: where one leaves its bound it is 0 and the other has its own solution.
-    flat, free = amplitude < 0.0, floor < 0.0
-    floor, amplitude = (
-        np.where(flat, np.maximum(y0 / mass, 0.0), np.where(free, 0.0, floor)),
-        np.where(flat, 0.0, np.where(free, np.maximum(y1 / s2, 0.0), amplitude)),
+    weighed = trust * decay
+    floor, amplitude = _solve(
+        trust.sum(axis=1),
+        weighed.sum(axis=1),
+        (weighed * decay).sum(axis=1),
+        (trust * values).sum(axis=1),
+        (weighed * values).sum(axis=1),
     )
     misfit = values - floor[:, None] - amplitude[:, None] * decay
     return floor, amplitude, (trust * misfit**2).sum(axis=1)
+
+
+def _grid_squares(log_ratio: FloatArray, values: FloatArray, trust: FloatArray) -> FloatArray:
+    """Return the (n_series, n_grid) least squares at every exponent of the grid."""
+    decay = np.exp(-np.outer(log_ratio, _GRID))
+    # The level has no part in the squares; taken out, it costs no digits.
+    level = (trust * values).sum(axis=1, keepdims=True) / trust.sum(axis=1, keepdims=True)
+    apart = np.where(trust > 0.0, values - level, 0.0)
+    mass, s1, s2 = trust.sum(axis=1, keepdims=True), trust @ decay, trust @ decay**2
+    floor, amplitude = _solve(mass, s1, s2, mass * level, (trust * apart) @ decay + level * s1)
+    below, y1 = floor - level, (trust * apart) @ decay
+    squares = (trust * apart**2).sum(axis=1, keepdims=True) + below**2 * mass
+    squares = squares + amplitude * (amplitude * s2 + 2.0 * below * s1 - 2.0 * y1)
+    return np.asarray(np.maximum(squares, 0.0), dtype=np.float64)
+
+
+def _solve(
+    mass: FloatArray, s1: FloatArray, s2: FloatArray, y0: FloatArray, y1: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Solve the normal equations of floor and amplitude under their bounds.
+
+    Two unknowns: where one leaves its bound it is 0 and the other has its own solution.
+    """
+    determinant = np.maximum(mass * s2 - s1**2, 1e-300)
+    floor, amplitude = (s2 * y0 - s1 * y1) / determinant, (mass * y1 - s1 * y0) / determinant
+    flat, free = amplitude < 0.0, floor < 0.0
+    return (
+        np.where(flat, np.maximum(y0 / mass, 0.0), np.where(free, 0.0, floor)),
+        np.where(flat, 0.0, np.where(free, np.maximum(y1 / s2, 0.0), amplitude)),
+    )
 
 
 def _covariance(

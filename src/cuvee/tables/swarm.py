@@ -187,6 +187,26 @@ def write_predictions_csv(
     artifacts.write_text(path, text.getvalue())
 
 
+def write_weights_csv(
+    path: Path, ids: Sequence[str], domains: Sequence[str], weights: FloatArray
+) -> None:
+    """Write mixtures: ``index``, then one column a domain.
+
+    Args:
+        path: Replaced whole or not at all.
+        ids: (n_rows,) names of the mixtures.
+        domains: (n_domains,) names.
+        weights: (n_rows, n_domains) token shares; rows sum to 1.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", *domains])
+    for name, row in zip(ids, weights.tolist(), strict=True):
+        writer.writerow([name, *(repr(value) for value in row)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.write_text(path, text.getvalue())
+
+
 def _read_csv(path: Path, *, what: str) -> SwarmTable:
     header, rows = _read_rows(path, what=what)
     names = [name.strip() for name in header]
