@@ -72,7 +72,9 @@ def test_continual_finds_the_critical_share(
     for one in found:
         assert 0.0 <= one["low"] <= one["share"] <= one["high"] <= 1.0
     assert len(json.loads((out / "verdict" / "checks.json").read_text(encoding="utf-8"))) == 2
-    assert (out / "report.html").is_file()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "No verdict yet" not in page
+    assert "the original domains" in page
     assert artifacts.is_done(out / "base" / "base")
 
 

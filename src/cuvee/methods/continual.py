@@ -200,7 +200,7 @@ def content(settings: ContinualConfig, job: Job) -> ReportContent:
     prepared = open_stores(settings, job)
     statistics = prepared.statistics
     return ReportContent(
-        title=f"Continual pre-training: {', '.join(settings.new_domains)}",
+        title=", ".join(settings.new_domains),
         method="Continual pre-training",
         objective="bits per byte of the original domains, held at the base model's",
         mixture=MixtureSection(
@@ -217,6 +217,7 @@ def content(settings: ContinualConfig, job: Job) -> ReportContent:
             facts=(("corpus fingerprint", read_index(job.out).fingerprint),),
         ),
         notes=_sentences(settings, job),
+        headline=_headline(settings, job),
     )
 
 
@@ -279,6 +280,14 @@ def _plain(found: CriticalShare, curves: Curves, place: int) -> dict[str, Json]:
         "gain_at_low": float(gained[0]) - curves.base_new,
         "gain_sd": float(doubt[0]),
     }
+
+
+def _headline(settings: ContinualConfig, job: Job) -> str:
+    last = read_critical(job)[-1]
+    new, low = ", ".join(settings.new_domains), cast(float, last["low"])
+    if low <= 0.0:
+        return f"No share of {new} is sure to leave the original domains as they were."
+    return f"Up to {low:.0%} of {new} leaves the original domains no worse than the base."
 
 
 def _sentences(settings: ContinualConfig, job: Job) -> tuple[str, ...]:

@@ -340,6 +340,8 @@ class ReportContent:
     selection: SelectionSection | None = None
     notes: tuple[str, ...] = ()
     """Sentences the reader must know, such as that there were no targets."""
+    headline: str | None = None
+    """The outcome in one sentence, where it is not a verdict on mixtures."""
 
 
 def _check_shape(

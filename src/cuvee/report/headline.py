@@ -6,6 +6,8 @@ from cuvee.report.numbers import clean, decimals, interval, quantity, ratio
 
 def headline(content: ReportContent) -> str:
     """Say in one sentence whether the chosen mixture helped."""
+    if content.headline is not None:
+        return clean(content.headline)
     first = _first_total(content)
     if first is None:
         return "No verdict yet: the chosen mixture has not been validated."
