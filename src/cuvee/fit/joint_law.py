@@ -53,8 +53,7 @@ _SIZE_PRIOR, _TOKEN_PRIOR = (np.log(0.3), 0.5), (np.log(0.5), 0.5)
 _SLOPE_PRIOR = (np.log(0.3), 1.5)
 _SLOPE_TILT = 0.5
 """How far a domain moves the log of a slope: mixtures differ by far more in what is left."""
-_OWN = 3
-"""A mixture has a level, a size slope and a token slope of its own."""
+_OWN = 3  # a mixture's own level, size slope and token slope
 _NOISE_PRIOR = np.array([0.05, 0.02, 0.02, 0.02, 0.01])
 """Misfit expected of a mixture's level and slopes, of a run and a point, losses from 0 to 1."""
 _ROUNDS = 4
@@ -347,8 +346,8 @@ def _fit_target(rows: _Rows, losses: FloatArray, own: int | None) -> _TargetLaw:
 def _bases(parameters: FloatArray, log_size: FloatArray, log_tokens: FloatArray) -> FloatArray:
     """Return (n_rows, 3) what multiplies a mixture's own level, size slope and token slope."""
     alpha, beta = np.exp(parameters[:2])
-    ones = np.ones(len(log_size))
-    return np.column_stack([ones, np.exp(-alpha * log_size), np.exp(-beta * log_tokens)])
+    level = np.ones(len(log_size))
+    return np.column_stack([level, np.exp(-alpha * log_size), np.exp(-beta * log_tokens)])
 
 
 def _solve(
