@@ -56,12 +56,12 @@ class Planted:
 def test_sizes_beyond_are_covered() -> None:
     """A size law of three sizes, pooled over mixtures, covers runs of four times the largest."""
     inside = []
-    for seed in range(5):
+    for seed in range(20):
         planted = Planted(seed)
         losses = np.stack([planted.run(size)[:, -1] for size in SIZES], axis=1)
         mean, sd = fit_pooled_law([SIZES], losses).predict(4 * SIZES[-1])
         inside.append(np.abs(mean - planted.run(4 * SIZES[-1])[:, -1]) <= 1.645 * sd)
-    assert 0.78 <= np.mean(inside) <= 0.98
+    assert 0.82 <= np.mean(inside) <= 0.95
 
 
 @pytest.mark.parametrize("method", ["nested", "joint"])
