@@ -24,7 +24,8 @@ from cuvee.fit.predictor_files import NamedPredictor
 from cuvee.methods.presets import REGMIX_PAPER
 from cuvee.randomness import stream
 from cuvee.search.constraints import Constraints
-from cuvee.search.simulate import SearchConfig, minimise
+from cuvee.search.settings import SearchConfig
+from cuvee.search.simulate import minimise
 from cuvee.tables.predictor import Predictor
 from cuvee.tables.swarm import Swarm, match_runs, read_losses_csv, read_weights_csv
 

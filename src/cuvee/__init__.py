@@ -26,7 +26,8 @@ if _typing.TYPE_CHECKING:
     from cuvee.proxy.sweep import ProxyConfig
     from cuvee.randomness import stream
     from cuvee.search.constraints import Constraints
-    from cuvee.search.simulate import SearchConfig, minimise
+    from cuvee.search.settings import SearchConfig
+    from cuvee.search.simulate import minimise
     from cuvee.tables.design import Design
     from cuvee.tables.optimum import Optimum
     from cuvee.tables.runs import Runs
@@ -87,7 +88,7 @@ _HOMES = {
     "ProxyConfig": "proxy.sweep",
     "RegMixConfig": "methods.regmix",
     "Runs": "tables.runs",
-    "SearchConfig": "search.simulate",
+    "SearchConfig": "search.settings",
     "SharedGaussianProcess": "fit.shared_process",
     "Study": "tables.study",
     "TargetsConfig": "methods.pool",

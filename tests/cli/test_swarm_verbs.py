@@ -188,11 +188,14 @@ def test_constraints_hold(fitted: Path, tmp_path: Path, cuvee: Callable[..., Any
     [
         (("--cap", "cod=0.5"), "bounds name domain 'cod', which the pool does not have"),
         (("--cap", "code=0.5", "--bound", "code=0:1"), "'code' has a cap and a bound"),
-        (("--floor", "q=1"), "--floor names 'q', which is no target; targets are code_loss, qa"),
+        (("--floor", "q=1"), "a floor names 'q', which is no target; targets are code_loss, qa"),
         (("--objective", "q=1"), "'q' is no target of the tables"),
         (("--kl", "-1"), "kl is -1; it must be at least 0"),
         (("--set", "a=1"), "is a folder: give --out for the answer, and no --set"),
-        (("--floor", "qa=0.5"), "predicted loss of 'qa'"),
+        (("--floor", "qa=0.5"), "no mixture is predicted to have a loss of qa of at most 0.5"),
+        (("--group", "code,web=0.9:1", "--bound", "code=0:0.1", "--cap", "web=0.2"), "conflict"),
+        (("--freeze", "code,nothing"), "a frozen group names domain 'nothing'"),
+        (("--worse-by", "-1"), "worse_by is -1; it must be at least 0"),
         (tuple(f"--cap={name}=0.1" for name in DOMAINS), "largest shares conflict"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cuvee.fit.swarm import SwarmFitConfig, fit_swarm
-from cuvee.methods import swarm_search
+from cuvee.methods import optimising, swarm_search
 from cuvee.methods.swarm_search import SwarmSearchConfig, search_tables
 from cuvee.tables.swarm import Swarm
 
@@ -35,22 +35,18 @@ def test_the_better_of_both_searches_is_taken(
     """Wide, of the law, and near the law's answer: the least prediction of the model itself."""
     small = replace(swarm_search._WIDE, n_simulated=256, n_best=8)
     monkeypatch.setattr(swarm_search, "_WIDE", small)
-    monkeypatch.setattr(swarm_search, "_START", small)
-    monkeypatch.setattr(
-        swarm_search, "_NEAR", replace(swarm_search._NEAR, n_simulated=256, n_best=8)
-    )
     found: dict[str, float] = {}
-    simulate = swarm_search._simulate
+    simulate = optimising.simulate
 
-    def watched(model: Any, prior: Any, search: Any, name: str, seed: int) -> Any:
-        optimum = simulate(model, prior, search, name, seed)
+    def watched(model: Any, question: Any, search: Any, seed: int, name: str) -> Any:
+        optimum = simulate(model, question, search, seed, name)
         found[name] = optimum.predicted
         return optimum
 
-    monkeypatch.setattr(swarm_search, "_simulate", watched)
+    monkeypatch.setattr(optimising, "simulate", watched)
     result = search_tables(fitted, settings=SwarmSearchConfig(), out=tmp_path / "opt")
-    assert set(found) == {"wide", "law", "near"}
+    assert set(found) == {"search", "near"}
     optimum: Any = result["optimum"]
-    assert optimum["predicted"] == pytest.approx(min(found["wide"], found["near"]))
-    nearer = found["near"] <= found["wide"]
+    assert optimum["predicted"] == pytest.approx(min(found["search"], found["near"]))
+    nearer = found["near"] <= found["search"]
     assert ("convex law" in str(result["found_by"])) == nearer

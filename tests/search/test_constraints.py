@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cuvee.errors import ConfigError, InfeasibleError
-from cuvee.search.constraints import Constraints
+from cuvee.search.constraints import Constraints, GroupBound
 
 DOMAINS = ("books", "code", "essays", "web")
 NO_CAPS = np.ones(4)
@@ -107,3 +109,95 @@ def test_bounds_are_checked_by_name(bounds: dict[str, tuple[float, float]], mess
     """Mistakes in the config are named."""
     with pytest.raises(ConfigError, match=message):
         Constraints.from_bounds(DOMAINS, caps=NO_CAPS, bounds=bounds)
+
+
+def test_groups_and_frozen_ratios_hold() -> None:
+    """A group's sum and the inner ratios of a frozen group hold for projected draws."""
+    reference = np.array([0.1, 0.2, 0.3, 0.4])
+    constraints = Constraints.from_bounds(
+        DOMAINS,
+        caps=np.array([1.0, 0.5, 1.0, 1.0]),
+        bounds={},
+        groups=(GroupBound(domains=(DOMAINS[0], DOMAINS[1]), at_most=0.3),),
+        frozen=((DOMAINS[2], DOMAINS[3]),),
+        reference=reference,
+    )
+    drawn = np.random.default_rng(0).dirichlet(np.ones(4) * 0.3, size=500)
+    moved = constraints.project(drawn)
+    assert constraints.satisfied(moved).all()
+    np.testing.assert_allclose(moved.sum(axis=1), 1.0, atol=1e-9)
+    assert (moved[:, :2].sum(axis=1) <= 0.3 + 1e-9).all()
+    np.testing.assert_allclose(moved[:, 3] * 0.3, moved[:, 2] * 0.4, atol=1e-9)
+    assert np.unique(moved.round(6), axis=0).shape[0] > 250
+    assert constraints.only_point() is None
+
+
+def test_conflicts_of_groups_name_a_smallest_set() -> None:
+    """Only the limits that cannot be kept together are named, each once."""
+    with pytest.raises(InfeasibleError) as error:
+        Constraints.from_bounds(
+            DOMAINS,
+            caps=np.array([1.0, 1.0, 0.2, 0.9]),
+            bounds={DOMAINS[3]: (0.1, 0.5)},
+            groups=(
+                GroupBound(domains=(DOMAINS[0], DOMAINS[1]), at_most=0.25),
+                GroupBound(domains=(DOMAINS[0], DOMAINS[3]), at_most=0.9),
+            ),
+        )
+    message = str(error.value)
+    assert f"at most 0.2 of {DOMAINS[2]}" in message
+    assert f"at most 0.5 of {DOMAINS[3]}" in message
+    assert f"0 to 0.25 of {DOMAINS[0]} + {DOMAINS[1]}" in message
+    assert "0.9" not in message
+
+
+def test_frozen_groups_without_text_or_twice_are_refused() -> None:
+    """There would be no ratio to keep, or two."""
+    for frozen, words in (
+        (((DOMAINS[1], DOMAINS[2]), (DOMAINS[2], DOMAINS[3])), "stands twice"),
+        (((DOMAINS[0], "nowhere"),), "does not have"),
+        (((DOMAINS[0], DOMAINS[1]),), "no ratio to keep"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            Constraints.from_bounds(
+                DOMAINS,
+                caps=np.ones(4),
+                bounds={},
+                frozen=frozen,
+                reference=np.array([0.0, 0.0, 0.5, 0.5]),
+            )
+
+
+def test_one_mixture_may_be_left() -> None:
+    """Rows that leave a single mixture are noticed."""
+    constraints = Constraints.from_bounds(
+        DOMAINS,
+        caps=np.ones(4),
+        bounds={DOMAINS[0]: (0.4, 1.0)},
+        groups=(GroupBound(domains=DOMAINS[:2], at_most=0.4),),
+        frozen=(DOMAINS[2:],),
+        reference=np.array([0.1, 0.1, 0.2, 0.6]),
+    )
+    only = constraints.only_point()
+    assert only is not None
+    np.testing.assert_allclose(only, [0.4, 0.0, 0.15, 0.45], atol=1e-8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_phases_and_rows_hold_for_any_draw(seed: int) -> None:
+    """Whatever the caps: every phase has its share, the whole run keeps supply and ratios."""
+    rng = np.random.default_rng(seed)
+    caps = np.minimum(np.maximum(rng.dirichlet(np.ones(4)) * 2.0, 0.3), 1.0)
+    constraints = Constraints.from_bounds(
+        DOMAINS,
+        caps=caps,
+        bounds={},
+        frozen=(DOMAINS[:2],),
+        reference=rng.dirichlet(np.ones(4)) + 0.05,
+        phases=(0.7, 0.3),
+    )
+    moved = constraints.project(rng.dirichlet(np.ones(8), size=50))
+    assert constraints.satisfied(moved).all()
+    np.testing.assert_allclose(moved[:, :4].sum(axis=1), 0.7, atol=1e-9)
+    assert (moved[:, :4] + moved[:, 4:] <= caps + 1e-8).all()

@@ -10,7 +10,8 @@ from cuvee.config import parse
 from cuvee.errors import ConfigError, DataError
 from cuvee.randomness import stream
 from cuvee.search.constraints import Constraints
-from cuvee.search.simulate import SearchConfig, minimise
+from cuvee.search.settings import SearchConfig
+from cuvee.search.simulate import minimise
 
 DOMAINS = ("books", "code", "essays", "web")
 PRIOR = np.array([0.1, 0.2, 0.1, 0.6])

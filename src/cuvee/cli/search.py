@@ -24,6 +24,7 @@ from cuvee.errors import ConfigError
 from cuvee.methods.job import Job
 from cuvee.methods.swarm_search import SwarmSearchConfig, search_tables
 from cuvee.methods.swarm_text import describe_search
+from cuvee.search.constraints import GroupBound
 
 _MANY = list[str] | None
 
@@ -49,6 +50,26 @@ def register(app: typer.Typer) -> None:
         floor: Annotated[
             _MANY, typer.Option("--floor", help="TARGET=LOSS that it must not exceed.")
         ] = None,
+        worse_by: Annotated[
+            float | None,
+            typer.Option(
+                "--worse-by",
+                help="Loss by which any target may get worse than at the mean of the measured "
+                "mixtures.",
+            ),
+        ] = None,
+        group: Annotated[
+            _MANY,
+            typer.Option("--group", help="DOMAIN,DOMAIN=LOW:HIGH shares of several together."),
+        ] = None,
+        freeze: Annotated[
+            _MANY,
+            typer.Option(
+                "--freeze",
+                help="DOMAIN,DOMAIN whose shares keep the ratios of the mean of the measured "
+                "mixtures.",
+            ),
+        ] = None,
         kl: Annotated[
             float,
             typer.Option(
@@ -65,12 +86,14 @@ def register(app: typer.Typer) -> None:
         verbose: Verbose = False,
     ) -> None:
         """Search the mixture with the least predicted loss."""
-        own_options = bool(objective or cap or bound or floor or kl or as_json or seed != 1)
+        limits = cap or bound or floor or group or freeze or worse_by is not None
+        own_options = bool(objective or limits or kl or as_json or seed != 1)
         if not source.is_dir():
             if own_options:
                 raise ConfigError(
-                    "--objective, --cap, --bound, --floor, --kl, --seed and --json belong to the "
-                    "folder of a predictor; with a config set search.bounds and the like in it."
+                    "--objective, --cap, --bound, --floor, --worse-by, --group, --freeze, --kl, "
+                    "--seed and --json belong to the folder of a predictor; with a config set "
+                    "search.bounds and the like in it."
                 )
             with progress_bars(shown=not quiet) as progress:
                 job = Job(
@@ -90,6 +113,12 @@ def register(app: typer.Typer) -> None:
                 caps=assignments.numbers("--cap", cap),
                 bounds=assignments.ranges("--bound", bound),
                 floors=assignments.numbers("--floor", floor),
+                worse_by=worse_by,
+                groups=tuple(
+                    GroupBound(domains=tuple(names.split(",")), at_least=low, at_most=high)
+                    for names, (low, high) in assignments.ranges("--group", group).items()
+                ),
+                frozen=tuple(tuple(names.split(",")) for names in freeze or ()),
                 kl=kl,
                 seed=seed,
             ),

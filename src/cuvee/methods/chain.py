@@ -27,12 +27,13 @@ from cuvee.report.content import ReportContent
 from cuvee.report.page import build_page
 from cuvee.report.summary import summary_text
 from cuvee.search.constraints import Constraints
-from cuvee.search.simulate import SearchConfig
+from cuvee.search.settings import SearchConfig
 from cuvee.select.budget import SelectConfig
 from cuvee.simplex import TOLERANCE, supply_caps
 from cuvee.tables.design import Design, read_design, write_design
 from cuvee.tables.optimum import Optimum, read_optimum, write_optimum
 from cuvee.tables.runs import Runs, read_runs
+from cuvee.tables.sensitivity import Sensitivity, write_sensitivity
 from cuvee.validate.compare import ValidateConfig
 
 REPORT = "report.html"
@@ -81,11 +82,6 @@ class ChainConfig:
             raise ConfigError(
                 f"phases are {list(self.phases)}; runs of one or two phases can be laid out."
             )
-        if len(self.phases) > 1 and self.search.bounds:
-            raise ConfigError(
-                "search.bounds are not kept by a search over phases; leave them out, or use one "
-                "phase."
-            )
         judging.larger(self.proxy, self.validate)
 
 
@@ -109,6 +105,7 @@ def check(settings: ChainConfig, prepared: Prepared) -> None:
     """
     statistics, budget = prepared.statistics, target_tokens(settings, prepared)
     constraints(settings, prepared)
+    floors(settings, prepared)
     judging.named_mixtures(settings.validate, statistics.domains)
     for proxy in (settings.proxy, judging.larger(settings.proxy, settings.validate)):
         subset_tokens(proxy, statistics, budget)
@@ -153,10 +150,34 @@ def caps(settings: ChainConfig, prepared: Prepared) -> FloatArray:
 
 
 def constraints(settings: ChainConfig, prepared: Prepared) -> Constraints:
-    """Return what the answer must keep: supply and the config's bounds."""
+    """Return what the answer must keep: supply and the config's limits."""
     return Constraints.from_bounds(
-        prepared.statistics.domains, caps=caps(settings, prepared), bounds=settings.search.bounds
+        prepared.statistics.domains,
+        caps=caps(settings, prepared),
+        bounds=settings.search.bounds,
+        groups=settings.search.groups,
+        frozen=settings.search.frozen,
+        reference=prepared.statistics.natural,
+        phases=settings.phases,
     )
+
+
+def floors(settings: ChainConfig, prepared: Prepared) -> dict[str, float]:
+    """Return the config's floors by the names of the fitted losses.
+
+    Raises:
+        ConfigError: A floor names no target.
+    """
+    found = {}
+    for name, most in settings.search.floors.items():
+        known = [one for one in (name, f"target/{name}") if one in prepared.objective_names]
+        if not known:
+            raise ConfigError(
+                f"search.floors names {name!r}, which is not a target; targets are "
+                f"{', '.join(prepared.objective_names)}."
+            )
+        found[known[0]] = float(most)
+    return found
 
 
 def open_stores(settings: ChainConfig, job: Job) -> Prepared:
@@ -305,18 +326,20 @@ def read_measured(job: Job) -> Runs:
 OPTIMUM = "optimum.json"
 ONE_PHASE = "one_phase.json"
 PRICES = "prices.json"
+SENSITIVITY = "sensitivity.json"
 
 
 def write_found(
     job: Job,
     optimum: Optimum,
+    sensitivity: Sensitivity,
     *,
     settings: object,
     seed: int,
     one_phase: Optimum | None = None,
     prices: tuple[str, ...] = (),
 ) -> None:
-    """Write the search's answer as an artefact, beside the best mixture without phases.
+    """Write the search's answer and what surrounds it, beside the best mixture without phases.
 
     ``prices`` are sentences on what the bounds cost.
     """
@@ -328,6 +351,7 @@ def write_found(
         inputs={"predictor": artifacts.digest_of(job.folder("predictor"))},
     ) as aside:
         write_optimum(aside / OPTIMUM, optimum)
+        write_sensitivity(aside / SENSITIVITY, sensitivity)
         if one_phase is not None:
             write_optimum(aside / ONE_PHASE, one_phase)
         if prices:

@@ -1,17 +1,23 @@
-"""The search: exact where the predicted losses are convex, by simulation otherwise."""
+"""The search stage: the question a config asks, and its answer as an artefact."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from cuvee import artifacts
+from cuvee.arrays import FloatArray
 from cuvee.executors import one_thread
-from cuvee.fit.predictor_files import ConvexPredictor, NamedPredictor
+from cuvee.fit.predictor_files import NamedPredictor
 from cuvee.methods import chain, fitting
 from cuvee.methods.chain import ChainConfig
 from cuvee.methods.job import Job
+from cuvee.methods.optimising import Question, find, simulate
 from cuvee.methods.pool import Prepared
-from cuvee.randomness import stream
-from cuvee.search.convex import ConvexAnswer, describe_prices, minimise_convex
-from cuvee.search.phases import WithoutPhases, minimise_phases
-from cuvee.search.simulate import minimise
+from cuvee.search.objective import Terms, no_worse
+from cuvee.search.sensitivity import describe_prices
 from cuvee.tables.optimum import Optimum
+from cuvee.tables.predictor import NamedPredictions
+from cuvee.tables.sensitivity import Sensitivity
 
 
 def search(settings: ChainConfig, job: Job) -> None:
@@ -21,77 +27,76 @@ def search(settings: ChainConfig, job: Job) -> None:
         return
     predictor = fitting.load(job)
     with job.stage("search"), one_thread():
+        found = find(
+            predictor,
+            _question(settings, prepared, predictor),
+            config=settings.search,
+            seed=settings.seed,
+        )
+        one_phase = None
         if len(settings.phases) > 1:
-            optimum, one_phase = _phases(settings, prepared, predictor)
-            prices: tuple[str, ...] = ()
-        else:
-            optimum, prices = _one_phase(settings, prepared, predictor)
-            one_phase = None
+            one_phase = _one_phase(settings, prepared, predictor)
     chain.write_found(
         job,
-        optimum,
+        found.optimum,
+        found.sensitivity,
         settings=settings.search,
         seed=settings.seed,
         one_phase=one_phase,
-        prices=prices,
+        prices=_prices(settings, prepared, found.sensitivity),
     )
 
 
-def _one_phase(
-    settings: ChainConfig, prepared: Prepared, predictor: NamedPredictor
-) -> tuple[Optimum, tuple[str, ...]]:
-    """Return the answer, and what supply costs it, as far as a convex law can tell."""
-    part = predictor.convex_part()
-    exact = None if part is None else _exact(settings, prepared, part)
-    prices: tuple[str, ...] = ()
-    if exact is not None:
-        budget = chain.target_tokens(settings, prepared)
-        share = prepared.statistics.available_tokens / budget
-        prices = describe_prices(exact, share_of_epoch=share, unit="bits per byte")
-        if settings.search.solver == "auto" and hasattr(predictor.model, "slopes"):
-            return exact.optimum, prices
-    found = minimise(
-        predictor,
-        prepared.objective,
-        constraints=chain.constraints(settings, prepared),
-        prior=prepared.statistics.natural,
-        config=settings.search,
-        rng=stream(settings.seed, "search"),
-    )
-    return found, prices
-
-
-def _exact(settings: ChainConfig, prepared: Prepared, part: ConvexPredictor) -> ConvexAnswer:
-    return minimise_convex(
-        part,
-        prepared.objective,
-        constraints=chain.constraints(settings, prepared),
-        start=prepared.statistics.natural,
-    )
-
-
-def _phases(
-    settings: ChainConfig, prepared: Prepared, predictor: NamedPredictor
-) -> tuple[Optimum, Optimum]:
-    """Return the best mixture of phases, and the best that is the same in all."""
-    natural = prepared.statistics.natural
-    phased = minimise_phases(
-        predictor,
-        prepared.objective,
-        shares=settings.phases,
-        caps=chain.caps(settings, prepared),
+def _question(settings: ChainConfig, prepared: Prepared, predictor: NamedPredictions) -> Question:
+    natural, asked = prepared.statistics.natural, settings.search
+    constraints = chain.constraints(settings, prepared)
+    shares = constraints.phases
+    columns = np.concatenate([share * natural for share in shares])
+    floors = chain.floors(settings, prepared)
+    if asked.worse_by is not None:
+        for name, most in no_worse(predictor, columns, by=asked.worse_by).items():
+            floors[name] = min(most, floors.get(name, np.inf))
+    return Question(
+        objective=prepared.objective,
+        constraints=constraints,
+        terms=Terms(floors=floors, kl=asked.kl, reference=columns),
         prior=natural,
-        config=settings.search,
-        rng=stream(settings.seed, "search", "phases"),
     )
-    alone = minimise(
-        WithoutPhases(
-            predictor=predictor, domains=prepared.statistics.domains, shares=settings.phases
-        ),
-        prepared.objective,
-        constraints=chain.constraints(settings, prepared),
-        prior=natural,
-        config=settings.search,
-        rng=stream(settings.seed, "search"),
+
+
+def _prices(settings: ChainConfig, prepared: Prepared, around: Sensitivity) -> tuple[str, ...]:
+    share = prepared.statistics.available_tokens / chain.target_tokens(settings, prepared)
+    return describe_prices(
+        around,
+        share_of_epoch=np.tile(share, len(settings.phases)),
+        unit="bits per byte",
     )
-    return phased, alone
+
+
+def _one_phase(settings: ChainConfig, prepared: Prepared, predictor: NamedPredictor) -> Optimum:
+    """Return the best mixture that is the same in all phases."""
+    alone = WithoutPhases(
+        predictor=predictor, domains=prepared.statistics.domains, shares=settings.phases
+    )
+    single = replace(settings, phases=(1.0,))
+    return simulate(
+        alone, _question(single, prepared, alone), settings.search, settings.seed, "search"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WithoutPhases:
+    """What a predictor of phases says of mixtures that stay the same."""
+
+    predictor: NamedPredictions
+    domains: tuple[str, ...]
+    shares: tuple[float, ...]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the columns of the predictions."""
+        return self.predictor.targets
+
+    def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predict the losses of (n_rows, n_domains) mixtures kept through all phases."""
+        return self.predictor.predict(np.hstack([share * weights for share in self.shares]))

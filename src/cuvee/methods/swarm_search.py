@@ -1,7 +1,7 @@
 """The best mixture by a predictor fitted on somebody else's swarm, beside its baselines."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -10,7 +10,7 @@ import numpy as np
 from cuvee import artifacts, config
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
-from cuvee.errors import ConfigError, InfeasibleError
+from cuvee.errors import ConfigError
 from cuvee.executors import one_thread
 from cuvee.fit.crossval import baseline_mixtures
 from cuvee.fit.named_columns import objective_weights
@@ -21,32 +21,21 @@ from cuvee.fit.swarm import (
     is_reusable,
     read_fitted_runs,
 )
+from cuvee.methods.optimising import Question, find
 from cuvee.methods.swarm import predictor_folder
-from cuvee.randomness import stream
-from cuvee.search.constraints import Constraints
-from cuvee.search.simulate import SearchConfig, minimise
+from cuvee.search.constraints import Constraints, GroupBound
+from cuvee.search.objective import NORMAL_90, Objective, Terms, no_worse
+from cuvee.search.settings import SearchConfig
 from cuvee.simplex import normalise
 from cuvee.tables.optimum import Optimum, read_optimum, write_optimum
-from cuvee.tables.predictor import NamedPredictions
+from cuvee.tables.sensitivity import read_sensitivity, write_sensitivity
 
 OPTIMUM_FILE = "optimum.json"
 MIXTURES_FILE = "mixtures.json"
-_NORMAL_90 = 1.6448536269514722
-_WIDE = SearchConfig(n_simulated=32_768, n_best=64)
-_START = SearchConfig(n_simulated=8_192, n_best=64)
-"""For the law alone: only where to look about is wanted."""
-_NEAR = SearchConfig(
-    n_simulated=8_192, n_best=64, temperature=1.0, strengths=(30.0, 100.0, 300.0, 1000.0)
-)
-"""Draws about a mixture that is good already."""
-_SHARE_OF_REFERENCE = 0.02
-"""Part of the centre of those draws that keeps every domain in their reach."""
-_PENALTY = 1e3
-"""Nats of the objective for each nat that a floor is missed by."""
+SENSITIVITY_FILE = "sensitivity.json"
 _SLACK = 1e-3
-"""Nats that a floor may be missed by: less than any measurement tells apart."""
-_TRACE = 1e-12
-"""Share of the centre that keeps every domain in reach of draws about a corner."""
+"""Loss that a floor may be missed by: less than any measurement tells apart."""
+_WIDE = SearchConfig(n_simulated=32_768, n_best=64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +50,15 @@ class SwarmSearchConfig:
     """Largest share of some domains, in [0, 1]."""
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Least and largest share of some domains, in [0, 1]."""
+    groups: tuple[GroupBound, ...] = ()
+    """Least and largest shares of several domains together."""
+    frozen: tuple[tuple[str, ...], ...] = ()
+    """Groups of domains whose shares keep the ratios of the mean of the measured mixtures."""
     floors: Mapping[str, float] = field(default_factory=dict)
     """Largest predicted loss of some targets, in the unit of the fitted losses."""
+    worse_by: float | None = None
+    """Loss by which any target may be predicted worse than at the mean of the measured mixtures;
+    None: no limit."""
     kl: float = 0.0
     """Price of leaving the mean of the measured mixtures: added to the objective for each nat of
     the divergence KL(mixture || mean)."""
@@ -72,6 +68,8 @@ class SwarmSearchConfig:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.kl) and self.kl >= 0.0):
             raise ConfigError(f"kl is {self.kl:g}; it must be at least 0.")
+        if self.worse_by is not None and not self.worse_by >= 0.0:
+            raise ConfigError(f"worse_by is {self.worse_by:g}; it must be at least 0.")
         twice = sorted(set(self.caps) & set(self.bounds))
         if twice:
             raise ConfigError(
@@ -106,7 +104,8 @@ def search_tables(folder: Path, *, settings: SwarmSearchConfig, out: Path) -> di
     }
     if not is_reusable(out, manifest, what="search"):
         with artifacts.locked(out.parent), one_thread():
-            optimum, how = _minimise(predictor, problem, settings)
+            found = find(predictor, problem.question, config=_WIDE, seed=settings.seed)
+            optimum = found.optimum
             with artifacts.writing(
                 out,
                 stage="search",
@@ -115,9 +114,13 @@ def search_tables(folder: Path, *, settings: SwarmSearchConfig, out: Path) -> di
                 inputs=cast(dict[str, str], manifest["inputs"]),
             ) as aside:
                 write_optimum(aside / OPTIMUM_FILE, optimum)
+                write_sensitivity(aside / SENSITIVITY_FILE, found.sensitivity)
                 artifacts.write_json(
                     aside / MIXTURES_FILE,
-                    {"found_by": how, "mixtures": _mixtures(predictor, problem, optimum)},
+                    {
+                        "found_by": found.found_by,
+                        "mixtures": _mixtures(predictor, problem, optimum),
+                    },
                 )
     optimum = read_optimum(out / OPTIMUM_FILE)
     table = cast(dict[str, Json], artifacts.read_json(out / MIXTURES_FILE))
@@ -126,6 +129,7 @@ def search_tables(folder: Path, *, settings: SwarmSearchConfig, out: Path) -> di
         "model": predictor.name,
         "objective": dict(zip(optimum.targets, optimum.objective_weights, strict=True)),
         "optimum": cast(dict[str, Json], asdict(optimum)),
+        "sensitivity": cast(dict[str, Json], asdict(read_sensitivity(out / SENSITIVITY_FILE))),
         **table,
     }
 
@@ -134,12 +138,7 @@ def search_tables(folder: Path, *, settings: SwarmSearchConfig, out: Path) -> di
 class _Problem:
     """What is searched for, by columns."""
 
-    objective: FloatArray
-    constraints: Constraints
-    floors: FloatArray
-    """(n_targets,) largest losses; infinite where there is none."""
-    reference: FloatArray
-    """(n_domains,) mean of the measured mixtures, or uniform where they are not known."""
+    question: Question
     baselines: Mapping[str, FloatArray]
     measured: Mapping[str, float]
     """Measured objective of a baseline, where it was measured."""
@@ -150,11 +149,6 @@ def _problem(folder: Path, predictor: NamedPredictor, settings: SwarmSearchConfi
     told = cast(dict[str, Json], artifacts.read_json(folder / artifacts.MANIFEST))["settings"]
     named = settings.objective or cast(dict[str, dict[str, float]], told).get("objective", {})
     objective = objective_weights(targets, named)
-    unknown = sorted(set(settings.floors) - set(targets))
-    if unknown:
-        raise ConfigError(
-            f"--floor names {unknown[0]!r}, which is no target; targets are {', '.join(targets)}."
-        )
     caps = {name: (0.0, share) for name, share in settings.caps.items()}
     uniform = np.full(len(domains), 1.0 / len(domains))
     runs = read_fitted_runs(folder)
@@ -169,13 +163,26 @@ def _problem(folder: Path, predictor: NamedPredictor, settings: SwarmSearchConfi
     baselines = {"mean of the measured": baselines.pop("natural"), **baselines}
     if runs is None:
         del baselines["mean of the measured"], baselines["best-measured"]
-    return _Problem(
+    floors = dict(settings.floors)
+    if settings.worse_by is not None:
+        for name, most in no_worse(predictor, reference, by=settings.worse_by).items():
+            floors[name] = min(most, floors.get(name, np.inf))
+    question = Question(
         objective=objective,
         constraints=Constraints.from_bounds(
-            domains, caps=np.ones(len(domains)), bounds={**caps, **settings.bounds}
+            domains,
+            caps=np.ones(len(domains)),
+            bounds={**caps, **settings.bounds},
+            groups=settings.groups,
+            frozen=settings.frozen,
+            reference=reference,
         ),
-        floors=np.array([settings.floors.get(name, np.inf) for name in targets]),
-        reference=reference,
+        terms=Terms(floors=floors, kl=settings.kl, reference=reference),
+        prior=reference,
+    )
+    Objective.match(predictor, objective, domains, question.terms)
+    return _Problem(
+        question=question,
         baselines=baselines,
         measured=(
             {} if runs is None else {"best-measured": float((runs.losses @ objective).min())}
@@ -193,110 +200,31 @@ def _own(folder: Path, predictor: NamedPredictor) -> tuple[int | None, ...]:
     return tuple(None if name is None else predictor.domains.index(name) for name in columns)
 
 
-def _minimise(
-    predictor: NamedPredictor, problem: _Problem, settings: SwarmSearchConfig
-) -> tuple[Optimum, str]:
-    """Search by simulation, and about the answer of the model's own convex law where it has one."""
-    model = _Priced(predictor=predictor, problem=problem, kl=settings.kl)
-    found = {"simulation": _simulate(model, problem.reference, _WIDE, "wide", settings.seed)}
-    law = getattr(predictor.model, "law_", None)
-    if law is not None:
-        teacher = replace(model, predictor=replace(predictor, model=law))
-        start = _simulate(teacher, problem.reference, _START, "law", settings.seed)
-        centre = (1.0 - _SHARE_OF_REFERENCE) * np.array(start.weights)
-        centre += _SHARE_OF_REFERENCE * problem.reference
-        found["simulation about the best mixture of its convex law"] = _simulate(
-            model, normalise(centre), _NEAR, "near", settings.seed
-        )
-    how = min(found, key=lambda one: found[one].predicted)
-    return _described(predictor, problem, found[how]), how
-
-
-def _simulate(
-    model: "_Priced", prior: FloatArray, search: SearchConfig, name: str, seed: int
-) -> Optimum:
-    return minimise(
-        model,
-        model.problem.objective,
-        constraints=model.problem.constraints,
-        prior=prior,
-        config=search,
-        rng=stream(seed, "search", name),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Priced:
-    """A predictor whose losses hold the prices of leaving the reference and missing a floor."""
-
-    predictor: NamedPredictions
-    problem: _Problem
-    kl: float
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        return self.predictor.domains
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return self.predictor.targets
-
-    def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Add the price to every target: the objective's weights sum to 1."""
-        mean, sd = self.predictor.predict(weights)
-        missed = np.maximum(mean - self.problem.floors, 0.0).sum(axis=1)
-        price = _PENALTY * missed
-        if self.kl > 0.0:
-            reference = np.maximum(self.problem.reference, _TRACE)
-            ratio = np.where(weights > 0.0, weights, 1.0) / reference
-            price = price + self.kl * np.sum(weights * np.log(ratio), axis=1)
-        return mean + price[:, None], sd
-
-
-def _described(predictor: NamedPredictor, problem: _Problem, optimum: Optimum) -> Optimum:
-    """Return the answer with its predictions free of prices; refuse one that misses a floor."""
-    mean, sd = predictor.predict(np.array(optimum.weights)[None, :])
-    missed = mean[0] - problem.floors
-    for column in np.flatnonzero(missed > _SLACK)[:1]:
-        raise InfeasibleError(
-            f"no mixture was found whose predicted loss of {predictor.targets[column]!r} is at "
-            f"most {problem.floors[column]:g}; the nearest has {mean[0, column]:.4f}. Raise this "
-            "floor, or leave out another constraint."
-        )
-    value, spread = float(mean[0] @ problem.objective), float(sd[0] @ problem.objective)
-    return replace(
-        optimum,
-        predicted=value,
-        predicted_sd=spread,
-        interval=(value - _NORMAL_90 * spread, value + _NORMAL_90 * spread),
-        target_means=tuple(mean[0].tolist()),
-        target_sds=tuple(sd[0].tolist()),
-    )
-
-
 def _mixtures(
     predictor: NamedPredictor, problem: _Problem, optimum: Optimum
 ) -> list[dict[str, Json]]:
     """Predict the answer and every baseline; the answer comes first."""
     found = np.array(optimum.weights)
+    question = problem.question
+    floors = np.array([(question.terms.floors or {}).get(name, np.inf) for name in optimum.targets])
     rows: list[dict[str, Json]] = []
     for name, weights in {"found": found, **problem.baselines}.items():
         mean, sd = predictor.predict(weights[None, :])
-        value, spread = float(mean[0] @ problem.objective), float(sd[0] @ problem.objective)
-        kept = bool(problem.constraints.satisfied(weights)) and bool(
-            np.all(mean[0] <= problem.floors + _SLACK)
+        value, spread = float(mean[0] @ question.objective), float(sd[0] @ question.objective)
+        kept = bool(question.constraints.satisfied(weights)) and bool(
+            np.all(mean[0] <= floors + _SLACK)
         )
         rows.append(
             {
                 "name": name,
                 "weights": dict(zip(predictor.domains, weights.tolist(), strict=True)),
                 "predicted": value,
-                "interval": [value - _NORMAL_90 * spread, value + _NORMAL_90 * spread],
+                "interval": [value - NORMAL_90 * spread, value + NORMAL_90 * spread],
                 "measured": problem.measured.get(name),
                 "distance": float(np.abs(weights - found).sum() / 2.0),
                 "allowed": kept,
                 "targets": {
-                    target: [one, one - _NORMAL_90 * width, one + _NORMAL_90 * width]
+                    target: [one, one - NORMAL_90 * width, one + NORMAL_90 * width]
                     for target, one, width in zip(
                         predictor.targets, mean[0].tolist(), sd[0].tolist(), strict=True
                     )

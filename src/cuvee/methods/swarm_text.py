@@ -108,8 +108,48 @@ def describe_search(result: Mapping[str, Json]) -> str:
     for target, (mean, low, high) in targets.items():
         lines.append(f"{target:<{width}}  {mean:>9.4f}  {f'{low:.4f} - {high:.4f}':>17}")
     lines.append("moved: share of tokens that differs from the mixture found")
+    lines += ["", *sensitivity_lines(cast(dict[str, Json], result["sensitivity"]))]
     lines.append(f"answer: {result['folder']}")
     return _printable(lines)
+
+
+def sensitivity_lines(around: Mapping[str, Json], unit: str = "of loss") -> list[str]:
+    """Write what surrounds an optimum for people: ranges, prices and the path of the pull.
+
+    Args:
+        around: A `tables.sensitivity.Sensitivity` as plain JSON.
+        unit: Of the objective.
+    """
+    domains = cast(list[str], around["domains"])
+    ranges = cast(list[list[float]], around["ranges"])
+    width = max(map(len, domains))
+    lines = [
+        f"cannot be told apart (predicted within {cast(float, around['within']):.4f} {unit}, half "
+        f"the answer's 90% interval): shares {'of' if around['exact'] else 'at least'}"
+    ]
+    lines += [
+        f"  {name:<{width}}  {low:.3f} - {high:.3f}"
+        for name, (low, high) in zip(domains, ranges, strict=True)
+    ]
+    for price in cast(list[dict[str, Json]], around["prices"]):
+        value, bound = cast(float, price["price"]), cast(float, price["bound"])
+        if price["kind"] == "floor":
+            what = f"the floor {bound:.4g} of {price['name']}: {value:.4g} {unit} per unit of it"
+        elif price["kind"] == "row":
+            what = f"({price['name']}): {0.01 * value:.5f} {unit} per hundredth"
+        else:
+            side = "most" if price["kind"] == "upper" else "least"
+            what = (
+                f"at {side} {bound:.4g} of {price['name']}: {0.01 * value:.5f} {unit} per hundredth"
+            )
+        lines.append(f"price of {what} of the run" if "hundredth" in what else f"price of {what}")
+    path = cast(list[dict[str, Json]], around["path"])
+    if path:
+        lines.append("pull towards the reference: strength, nats away from it, objective")
+        lines += [
+            f"  {p['kl']:<9.4g}  {p['divergence']:>7.4f}  {p['predicted']:>9.4f}" for p in path
+        ]
+    return lines
 
 
 def _table(

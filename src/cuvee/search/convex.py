@@ -1,44 +1,41 @@
 """Solve for the best mixture exactly where the predicted losses are convex, with prices.
 
-The objective ``sum_t w_t L_t(r) + kl KL(r || reference)`` is minimised over shares within bounds by
-sequential quadratic programming. How far the answer can be from the best is known without knowing
-the best: ``gap = max_s g . (r - s)`` over all mixtures s within the bounds, g being the gradient at
-r; for a convex objective no mixture is better by more than that.
+The objective ``sum_t w_t L_t(r) + kl KL(r || reference)`` is minimised under linear limits and
+floors on single targets by sequential quadratic programming. How far the answer can be from the
+best is known without knowing the best: with prices p_t of the floors and G the gradient of
+``f + sum_t p_t L_t`` at r,
+
+    gap = max_s G . (r - s) + sum_t p_t (floor_t - L_t(r))
+
+over all mixtures s that keep the linear limits; for convex losses no allowed mixture is better by
+more than that.
+
+Source: Boyd and Vandenberghe, Convex Optimization (2004), 5.5 (optimality) and 5.6.3 (prices).
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, minimize
+from scipy.optimize import lsq_linear
 
 from cuvee.arrays import FloatArray
-from cuvee.errors import DataError
-from cuvee.search.answer import describe_answer
 from cuvee.search.constraints import Constraints
-from cuvee.simplex import TOLERANCE, normalise
+from cuvee.search.floors import meet
+from cuvee.search.objective import MISSED, PLAIN, Objective, Terms
+from cuvee.search.programme import Floors, Smooth, solve
 from cuvee.tables.optimum import Optimum
 from cuvee.tables.predictor import SmoothPredictions
+from cuvee.tables.sensitivity import Price
 
 logger = logging.getLogger(__name__)
 
-LARGEST_GAP = 1e-5
-"""Gap, as a share of the objective's spread over single domains, above which a warning is given."""
-_STEPS = 500
-_FLOOR = 1e-12
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Price:
-    """What it would be worth to move one bound."""
-
-    domain: str
-    side: str
-    """``upper``: the most this domain may have; ``lower``: the least it must."""
-    bound: float
-    price: float
-    """Fall of the objective per unit of share, at the margin; above 0."""
+LARGEST_GAP = 1e-4
+"""Gap, as a share of the objective's slopes at the start, above which a warning is given."""
+_AT_LIMIT = 1e-7
+_WORTH_NAMING = 1e-6
+"""Price, as a share of the objective's slopes, below which a limit costs nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +44,11 @@ class ConvexAnswer:
 
     optimum: Optimum
     gap: float
-    """No mixture within the bounds has an objective lower by more than this."""
+    """No allowed mixture has an objective lower by more than this."""
     prices: tuple[Price, ...]
-    """Bounds that cost something, dearest first."""
+    """Limits that cost something, dearest first: those on shares, then floors."""
+    divergence: float
+    """KL(answer || reference), nats; against the uniform mixture where no reference was given."""
 
 
 def minimise_convex(
@@ -57,40 +56,55 @@ def minimise_convex(
     objective_weights: FloatArray,
     *,
     constraints: Constraints,
-    kl: float = 0.0,
-    reference: FloatArray | None = None,
+    terms: Terms = PLAIN,
     start: FloatArray | None = None,
 ) -> ConvexAnswer:
     """Find the mixture of least objective.
 
     Args:
-        predictor: Its means are convex in the weights; domains in the constraints' order.
+        predictor: Its means are convex in the weights; its domains are matched by name.
         objective_weights: (n_targets,) at least 0, sum to 1.
-        constraints: Bounds on the mixture.
-        kl: Strength of the pull towards the reference, in the losses' unit per nat.
-        reference: (n_domains,) mixture pulled towards; needed where ``kl`` is above 0.
-        start: (n_domains,) where to begin; None: the point of the bounds nearest to uniform.
+        constraints: Linear limits on the mixture.
+        terms: Floors and a pull.
+        start: (n_domains,) where to begin; None: the point of the limits nearest to uniform.
 
     Returns:
         The answer. Its predictions are without the pull.
 
     Raises:
+        ConfigError: A floor names an unknown target.
         DataError: Domains differ, or a pull has no reference with all domains in it.
+        InfeasibleError: The floors cannot be met within the limits; the message names a smallest
+            set of them that conflict.
     """
-    problem = _Problem.of(predictor, objective_weights, constraints, kl, reference)
+    smooth = Smooth(
+        objective=Objective.match(predictor, objective_weights, constraints.domains, terms),
+        predictor=predictor,
+    )
+    floors = Floors.of(smooth, constraints)
     only = constraints.only_point()
-    weights = only if only is not None else _solve(problem, start)
-    gradient = problem.gradient(weights)
-    gap = 0.0 if only is not None else float(gradient @ (weights - _best_corner(problem, gradient)))
-    spread = float(np.ptp(gradient))
-    if gap > LARGEST_GAP * max(spread, 1e-300):
-        logger.warning(
-            "the search may be %.2g above the best mixture, %.1e of the objective's slope",
-            gap,
-            gap / spread,
-        )
-    optimum = describe_answer(predictor, objective_weights, weights, n_simulated=0, n_best=1)
-    return ConvexAnswer(optimum=optimum, gap=gap, prices=_prices(problem, weights, gradient))
+    n_domains = len(constraints.domains)
+    begun = np.full(n_domains, 1.0 / n_domains) if start is None else start
+    first = meet(floors, constraints, constraints.project(begun) if only is None else only)
+    gap = 0.0
+    prices: tuple[Price, ...] = ()
+    weights = first
+    if only is None:
+        weights = _solve(smooth, floors, constraints, first)
+        gap, prices = _certify(smooth, floors, constraints, weights)
+        spread = max(float(np.ptp(smooth.gradient(first))), 1e-300)
+        if gap > LARGEST_GAP * spread:
+            logger.warning(
+                "the search may be %.2g above the best mixture, %.1e of the objective's slope",
+                gap,
+                gap / spread,
+            )
+    return ConvexAnswer(
+        optimum=smooth.objective.describe(weights, n_simulated=0, n_best=1),
+        gap=gap,
+        prices=prices,
+        divergence=float(smooth.objective.divergence(weights[None, :])[0]),
+    )
 
 
 def kl_path(
@@ -98,7 +112,7 @@ def kl_path(
     objective_weights: FloatArray,
     *,
     constraints: Constraints,
-    reference: FloatArray,
+    terms: Terms,
     strengths: Sequence[float],
 ) -> tuple[ConvexAnswer, ...]:
     """Follow the optimum as it is pulled less and less towards a reference.
@@ -106,8 +120,8 @@ def kl_path(
     Args:
         predictor: As for `minimise_convex`.
         objective_weights: (n_targets,) at least 0, sum to 1.
-        constraints: Bounds on the mixture.
-        reference: (n_domains,) such as the natural mixture.
+        constraints: Linear limits on the mixture.
+        terms: The reference, such as the natural mixture, and floors.
         strengths: Pulls, in the losses' unit per nat; each begins at the answer of the one before.
 
     Returns:
@@ -120,8 +134,7 @@ def kl_path(
             predictor,
             objective_weights,
             constraints=constraints,
-            kl=strength,
-            reference=reference,
+            terms=replace(terms, kl=strength),
             start=start,
         )
         start = np.array(answer.optimum.weights)
@@ -129,137 +142,93 @@ def kl_path(
     return tuple(answers)
 
 
-def describe_prices(
-    answer: ConvexAnswer, *, share_of_epoch: FloatArray, unit: str, most: int = 3
-) -> tuple[str, ...]:
-    """Say what bounds cost, dearest first.
+def _solve(
+    smooth: Smooth, floors: Floors, constraints: Constraints, first: FloatArray
+) -> FloatArray:
+    scale = max(float(np.ptp(smooth.gradient(first))), 1e-12)
+    found = solve(
+        lambda weights: smooth.value(weights) / scale,
+        lambda weights: smooth.gradient(weights) / scale,
+        constraints=constraints,
+        start=first,
+        curved=((floors.room, floors.room_slopes),) if len(floors.targets) else (),
+    )
+    weights = constraints.project(found)
+    missed = -floors.room(weights) * floors.scales
+    if missed.max(initial=0.0) > MISSED or smooth.value(weights) > smooth.value(first):
+        return first
+    return weights
 
-    Args:
-        answer: Of `minimise_convex`.
-        share_of_epoch: (n_domains,) share of the run that one epoch of each domain is.
-        unit: Of the objective, such as ``bits per byte``.
-        most: At most so many sentences.
 
-    Example:
-        ``half an epoch more of code would be worth 0.003 bits per byte``
-    """
-    columns = {name: place for place, name in enumerate(answer.optimum.domains)}
-    worth = [
-        (0.5 * float(share_of_epoch[columns[one.domain]]) * one.price, one)
-        for one in answer.prices
-        if one.side == "upper" and one.bound < 1.0
+def _certify(
+    smooth: Smooth, floors: Floors, constraints: Constraints, weights: FloatArray
+) -> tuple[float, tuple[Price, ...]]:
+    """Return how far the best can be, and the multipliers of the limits that hold the answer."""
+    gradient = smooth.gradient(weights)
+    slopes = smooth.slopes(weights)[floors.targets]
+    spread = max(float(np.ptp(gradient)), 1e-300)
+    left = floors.room(weights) * floors.scales
+    near = np.flatnonzero(left < 10.0 * MISSED)
+    active = _active(constraints, weights)
+    normals = [*constraints.sums, *(normal for _, normal in active), *slopes[near]]
+    n_free = len(constraints.phases)
+    lower = np.concatenate([np.full(n_free, -np.inf), np.zeros(len(normals) - n_free)])
+    fitted = lsq_linear(
+        np.stack(normals).T / spread, -gradient / spread, bounds=(lower, np.inf), tol=1e-14
+    ).x
+    on_limits, on_floors = fitted[n_free : n_free + len(active)], fitted[n_free + len(active) :]
+    tilted = gradient + on_floors @ slopes[near]
+    best = _lowest(constraints, tilted)
+    gap = max(float(tilted @ (weights - best) + on_floors @ left[near]), 0.0)
+    names = smooth.objective.predictor.targets
+    prices = [
+        replace(limit, price=float(price))
+        for (limit, _), price in zip(active, on_limits, strict=True)
+        if price > _WORTH_NAMING * spread and not (limit.kind == "lower" and limit.bound <= 0.0)
     ]
-    worth.sort(key=lambda pair: -pair[0])
-    return tuple(
-        f"half an epoch more of {one.domain} would be worth {value:.4f} {unit} (at the margin)"
-        for value, one in worth[:most]
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Problem:
-    predictor: SmoothPredictions
-    objective_weights: FloatArray
-    constraints: Constraints
-    kl: float
-    reference: FloatArray
-
-    @classmethod
-    def of(
-        cls,
-        predictor: SmoothPredictions,
-        objective_weights: FloatArray,
-        constraints: Constraints,
-        kl: float,
-        reference: FloatArray | None,
-    ) -> "_Problem":
-        if tuple(predictor.domains) != constraints.domains:
-            raise DataError(
-                f"the predictor knows domains {', '.join(predictor.domains)}; the constraints have "
-                f"{', '.join(constraints.domains)}. Search over the domains it was fitted on, in "
-                "their order."
-            )
-        n_domains = len(constraints.domains)
-        if kl > 0.0 and (reference is None or len(reference) != n_domains):
-            raise DataError(
-                "a pull of the mixture (kl) needs a reference with a share for every domain, such "
-                "as the natural mixture."
-            )
-        given = np.full(n_domains, 1.0 / n_domains) if reference is None else reference
-        return cls(
-            predictor=predictor,
-            objective_weights=objective_weights,
-            constraints=constraints,
-            kl=kl,
-            reference=np.maximum(given, _FLOOR),
+    prices.sort(key=lambda one: -one.price)
+    priced_floors = [
+        Price(
+            kind="floor",
+            name=names[floors.targets[place]],
+            bound=float(floors.most[place]),
+            price=float(price),
         )
-
-    def value(self, weights: FloatArray) -> float:
-        """Return the objective at (n_domains,) shares."""
-        share = normalise(np.maximum(weights, 0.0))
-        mean, _ = self.predictor.predict(share[None, :])
-        pull = float(np.sum(share * np.log(np.maximum(share, _FLOOR) / self.reference)))
-        return float(mean[0] @ self.objective_weights) + self.kl * pull
-
-    def gradient(self, weights: FloatArray) -> FloatArray:
-        """Return its (n_domains,) gradient."""
-        share = normalise(np.maximum(weights, 0.0))
-        slopes = self.predictor.slopes(share[None, :])[0]
-        pull = np.log(np.maximum(share, _FLOOR) / self.reference) + 1.0
-        gradient: FloatArray = self.objective_weights @ slopes + self.kl * pull
-        return gradient
+        for place, price in zip(near, on_floors, strict=True)
+        if price > _WORTH_NAMING
+    ]
+    priced_floors.sort(key=lambda one: -one.price)
+    return gap, (*prices, *priced_floors)
 
 
-def _solve(problem: _Problem, start: FloatArray | None) -> FloatArray:
-    bounds = problem.constraints
-    n_domains = len(bounds.domains)
-    first = bounds.project(np.full(n_domains, 1.0 / n_domains) if start is None else start)
-    scale = max(float(np.ptp(problem.gradient(first))), 1e-12)
-    result = minimize(
-        lambda weights: problem.value(weights) / scale,
-        first,
-        jac=lambda weights: problem.gradient(weights) / scale,
-        method="SLSQP",
-        bounds=Bounds(bounds.lower, bounds.upper),
-        constraints=LinearConstraint(np.ones((1, n_domains)), 1.0, 1.0),
-        options={"maxiter": _STEPS, "ftol": 1e-13},
-    )
-    found = bounds.project(np.asarray(result.x, dtype=np.float64))
-    return found if problem.value(found) <= problem.value(first) else first
+def _active(constraints: Constraints, weights: FloatArray) -> list[tuple[Price, FloatArray]]:
+    """Return the linear limits the mixture lies on, with their outward normals."""
+    active: list[tuple[Price, FloatArray]] = []
+    for column, name in enumerate(constraints.domains):
+        unit = np.zeros(len(weights))
+        unit[column] = 1.0
+        least, most = float(constraints.lower[column]), float(constraints.upper[column])
+        if weights[column] - least < _AT_LIMIT:
+            active.append((Price(kind="lower", name=name, bound=least, price=0.0), -unit))
+        if most - weights[column] < _AT_LIMIT:
+            active.append((Price(kind="upper", name=name, bound=most, price=0.0), unit))
+    for row in constraints.rows:
+        value = float(row.coefficients @ weights)
+        for bound, sign in ((row.lower, -1.0), (row.upper, 1.0)):
+            if abs(value - bound) < _AT_LIMIT:
+                price = Price(kind="row", name=row.text, bound=bound, price=0.0)
+                active.append((price, sign * row.coefficients))
+    return active
 
 
-def _best_corner(problem: _Problem, gradient: FloatArray) -> FloatArray:
-    """Return the mixture within the bounds that lies lowest along the gradient."""
-    corner = problem.constraints.lower.copy()
+def _lowest(constraints: Constraints, slope: FloatArray) -> FloatArray:
+    """Return the mixture within the linear limits that lies lowest along a slope."""
+    if constraints.region is not None:
+        return constraints.region.lowest(slope)
+    corner = constraints.lower.copy()
     left = 1.0 - float(corner.sum())
-    for column in np.argsort(gradient, kind="stable"):
-        room = float(problem.constraints.upper[column] - corner[column])
-        taken = min(room, left)
+    for column in np.argsort(slope, kind="stable"):
+        taken = min(float(constraints.upper[column] - corner[column]), left)
         corner[column] += taken
         left -= taken
     return corner
-
-
-def _prices(problem: _Problem, weights: FloatArray, gradient: FloatArray) -> tuple[Price, ...]:
-    """Read the bounds' multipliers off the gradient: all free domains have the same slope."""
-    bounds = problem.constraints
-    at_upper = (bounds.upper - weights < 1e-7) & (bounds.upper - bounds.lower > TOLERANCE)
-    at_lower = (weights - bounds.lower < 1e-7) & (bounds.upper - bounds.lower > TOLERANCE)
-    free = ~(at_upper | at_lower)
-    if free.any():
-        level = float(gradient[free].mean())
-    elif at_upper.any() and at_lower.any():
-        level = 0.5 * float(gradient[at_upper].max() + gradient[at_lower].min())
-    else:
-        level = float(gradient.mean())
-    prices = []
-    for column, name in enumerate(bounds.domains):
-        if at_upper[column] and level > gradient[column]:
-            prices.append((name, "upper", bounds.upper[column], level - gradient[column]))
-        elif at_lower[column] and bounds.lower[column] > 0.0 and gradient[column] > level:
-            prices.append((name, "lower", bounds.lower[column], gradient[column] - level))
-    prices.sort(key=lambda one: -one[3])
-    return tuple(
-        Price(domain=name, side=side, bound=float(bound), price=float(price))
-        for name, side, bound, price in prices
-    )
