@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
+from cuvee.fit.error_correlation import error_correlation
 from cuvee.fit.training_rows import check_training_rows
 from cuvee.tables.predictor import Predictor
 
@@ -170,8 +171,8 @@ def score_objective(
 ) -> Score:
     """Sum cross-validation up for a weighted sum of the targets.
 
-    Every target is predicted separately and the predictions are added up; errors of the targets are
-    taken to move together, which makes the interval wide rather than narrow.
+    Every target is predicted separately and the predictions are added up; the interval takes the
+    correlation of the targets' errors from the same held-out runs.
 
     Args:
         validation: Held-out predictions.
@@ -179,12 +180,29 @@ def score_objective(
         objective: (n_targets,) weights, at least 0.
         name: What to call it.
     """
+    correlation = held_out_correlation([validation], losses)
+    parts = validation.sd * objective
     return score_predictions(
         name,
         measured=losses @ objective,
         mean=validation.mean @ objective,
-        sd=validation.sd @ objective,
+        sd=np.sqrt(np.einsum("nt,tu,nu->n", parts, correlation, parts)),
         baseline=validation.fold_mean @ objective,
+    )
+
+
+def held_out_correlation(validations: Sequence[CrossValidation], losses: FloatArray) -> FloatArray:
+    """Estimate how the targets' held-out errors move together.
+
+    Args:
+        validations: Held-out predictions of the same runs, once or more.
+        losses: (n_runs, n_targets) measured.
+
+    Returns:
+        (n_targets, n_targets) correlation, see `fit.error_correlation`.
+    """
+    return error_correlation(
+        [(losses - one.mean) / np.maximum(one.sd, 1e-300) for one in validations]
     )
 
 

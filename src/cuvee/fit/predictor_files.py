@@ -27,6 +27,8 @@ class NamedPredictor:
     """Key of the model in `fit.models.MODELS`."""
     domains: tuple[str, ...]
     targets: tuple[str, ...]
+    error_correlation: FloatArray | None = None
+    """(n_targets, n_targets) of held-out errors, from `fit.error_correlation`; None: unknown."""
 
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predict the losses of mixtures whose columns are ``domains``, in that order.
@@ -44,7 +46,12 @@ class NamedPredictor:
         for model in (self.model, getattr(self.model, "law_", None)):
             if hasattr(model, "slopes"):
                 convex = cast(ConvexModel, model)
-                return ConvexPredictor(model=convex, domains=self.domains, targets=self.targets)
+                return ConvexPredictor(
+                    model=convex,
+                    domains=self.domains,
+                    targets=self.targets,
+                    error_correlation=self.error_correlation,
+                )
         return None
 
     def predict_named(
@@ -103,6 +110,8 @@ class ConvexPredictor:
     model: ConvexModel
     domains: tuple[str, ...]
     targets: tuple[str, ...]
+    error_correlation: FloatArray | None = None
+    """(n_targets, n_targets) of held-out errors; None: unknown."""
 
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predict the losses of mixtures: mean and sd, both (n_rows, n_targets)."""
@@ -126,6 +135,11 @@ def write_predictor(folder: Path, predictor: NamedPredictor) -> None:
             "model": predictor.name,
             "domains": list(predictor.domains),
             "targets": list(predictor.targets),
+            "error_correlation": (
+                None
+                if predictor.error_correlation is None
+                else predictor.error_correlation.tolist()
+            ),
             "fitted": predictor.model.to_json(),
         },
     )
@@ -173,7 +187,9 @@ def load_predictor(folder: Path) -> NamedPredictor:
     data = cast(Mapping[str, Json], artifacts.read_json(folder / PREDICTOR_FILE))
     try:
         name = cast(str, data["model"])
+        known = data.get("error_correlation")
         return NamedPredictor(
+            error_correlation=None if known is None else np.array(known, dtype=np.float64),
             model=model_class(name).from_json(cast(Mapping[str, Json], data["fitted"])),
             name=name,
             domains=tuple(cast(Sequence[str], data["domains"])),

@@ -14,7 +14,7 @@ from cuvee import artifacts
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.errors import ArtifactError
-from cuvee.fit.crossval import Score, n_repeats, scores_to_json
+from cuvee.fit.crossval import Score, held_out_correlation, n_repeats, scores_to_json
 from cuvee.fit.leaderboard import (
     HeldOut,
     OnProgress,
@@ -141,7 +141,13 @@ def fit_swarm(
                 swarm.weights, swarm.losses, rng=stream(config.seed, "fit", name)
             )
             named = NamedPredictor(
-                model=fitted, name=name, domains=swarm.domains, targets=swarm.targets
+                model=fitted,
+                name=name,
+                domains=swarm.domains,
+                targets=swarm.targets,
+                error_correlation=(
+                    held_out_correlation(held_out.validations, swarm.losses) if held_out else None
+                ),
             )
             write_predictor(aside, named)
             label = OBJECTIVE if config.objective else MEAN_OF_TARGETS

@@ -23,6 +23,7 @@ from cuvee.report.verdict import verdict_section
 from cuvee.simplex import cap, normalise
 from cuvee.tables.design import Design
 from cuvee.tables.optimum import Optimum
+from cuvee.tables.predictor import objective_sd
 from cuvee.tables.runs import Runs
 from cuvee.validate.compare import ValidateConfig
 
@@ -154,7 +155,8 @@ def _losses(job: Job, done: Finished) -> parts.LossSection:
     weights = np.stack(list(mixtures.values()))
     predictor = fitting.load(job)
     mean, sd = predictor.predict(weights)
-    objective, spread = mean @ done.prepared.objective, sd @ done.prepared.objective
+    objective = mean @ done.prepared.objective
+    spread = objective_sd(predictor, sd, done.prepared.objective)
     measured = measure.objective_losses(done.runs, done.prepared) @ done.prepared.objective
     rows = []
     for number, name in enumerate(mixtures):

@@ -13,6 +13,7 @@ from cuvee.errors import ConfigError
 from cuvee.executors import one_thread
 from cuvee.fit.crossval import (
     cross_validate,
+    held_out_correlation,
     rank_correlation,
     score_objective,
     score_targets,
@@ -32,6 +33,7 @@ from cuvee.methods.pool import Prepared
 from cuvee.randomness import stream
 from cuvee.report.content import HeldOutSection, Pick
 from cuvee.tables.design import Design
+from cuvee.tables.predictor import objective_sd
 from cuvee.tables.runs import Runs
 
 NORMAL_90 = 1.6448536269514722
@@ -93,7 +95,13 @@ def fit(job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: 
         score_objective(validation, losses, prepared.objective, name=OBJECTIVE),
         *score_targets(validation, losses, targets),
     )
-    named = NamedPredictor(model=model, name=name, domains=runs.domains, targets=targets)
+    named = NamedPredictor(
+        model=model,
+        name=name,
+        domains=runs.domains,
+        targets=targets,
+        error_correlation=held_out_correlation([validation], losses),
+    )
     with artifacts.writing(
         folder,
         stage="fit",
@@ -128,7 +136,12 @@ def held_out(job: Job, design: Design, runs: Runs, prepared: Prepared) -> HeldOu
         np.column_stack([table[f"{kind}:{name}"].to_numpy() for name in prepared.objective_names])
         for kind in ("mean", "sd")
     )
-    columns = [np.column_stack([one @ prepared.objective, one]) for one in (measured, mean, sd)]
+    objective = prepared.objective
+    sums = (measured @ objective, mean @ objective, objective_sd(load(job), sd, objective))
+    columns = [
+        np.column_stack([together, one])
+        for together, one in zip(sums, (measured, mean, sd), strict=True)
+    ]
     ranks = [
         rank_correlation(columns[1][:, place], columns[0][:, place])
         for place in range(columns[0].shape[1])

@@ -28,6 +28,7 @@ from cuvee.search.objective import NORMAL_90, Objective, Terms, no_worse
 from cuvee.search.settings import SearchConfig
 from cuvee.simplex import normalise
 from cuvee.tables.optimum import Optimum, read_optimum, write_optimum
+from cuvee.tables.predictor import objective_sd
 from cuvee.tables.sensitivity import read_sensitivity, write_sensitivity
 
 OPTIMUM_FILE = "optimum.json"
@@ -210,7 +211,8 @@ def _mixtures(
     rows: list[dict[str, Json]] = []
     for name, weights in {"found": found, **problem.baselines}.items():
         mean, sd = predictor.predict(weights[None, :])
-        value, spread = float(mean[0] @ question.objective), float(sd[0] @ question.objective)
+        value = float(mean[0] @ question.objective)
+        spread = float(objective_sd(predictor, sd, question.objective)[0])
         kept = bool(question.constraints.satisfied(weights)) and bool(
             np.all(mean[0] <= floors + _SLACK)
         )

@@ -10,7 +10,7 @@ from cuvee.arrays import FloatArray, IntArray
 from cuvee.errors import ConfigError, DataError, InfeasibleError
 from cuvee.simplex import check_weights
 from cuvee.tables.optimum import Optimum
-from cuvee.tables.predictor import NamedPredictions
+from cuvee.tables.predictor import NamedPredictions, objective_sd
 
 NORMAL_90 = 1.6448536269514722
 """Half width of a 90% interval in standard deviations."""
@@ -174,10 +174,11 @@ class Objective:
 
         Returns:
             The answer with predictions, without the pull; the objective's standard deviation is
-            the sum over targets, the bound for fully correlated errors.
+            that of `tables.predictor.objective_sd`.
         """
         mean, sd = self.predict(weights[None, :])
-        value, spread = float(mean[0] @ self.weights), float(sd[0] @ self.weights)
+        value = float(mean[0] @ self.weights)
+        spread = float(objective_sd(self.predictor, sd, self.weights)[0])
         return Optimum(
             domains=self.domains,
             weights=tuple(weights.tolist()),

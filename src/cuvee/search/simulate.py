@@ -40,8 +40,8 @@ def minimise(
     lucky rather than good. With ``refine``, rounds are drawn about the answer, which is replaced as
     long as a round's mean is predicted better. Memory does not grow with ``n_simulated``.
 
-    The objective's standard deviation is ``sum_t w_t sd_t``: the bound for fully correlated
-    errors. Targets share their training runs, so independence would promise too much.
+    Targets share their training runs, so their errors are not independent: the objective's
+    standard deviation is that of `tables.predictor.objective_sd`.
 
     Args:
         predictor: Fitted model; its domains are matched to the constraints' by name.

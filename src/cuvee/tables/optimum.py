@@ -22,7 +22,7 @@ class Optimum:
     predicted: float
     """Predicted objective, in the unit of the fitted losses."""
     predicted_sd: float
-    """Its standard deviation if the errors of all targets were fully correlated."""
+    """Its standard deviation, from those of the targets and how their errors move together."""
     interval: tuple[float, float]
     """90% interval of the objective: mean and 1.645 standard deviations either way."""
     target_means: tuple[float, ...]

@@ -84,3 +84,26 @@ class SmoothPredictions(NamedPredictions, Protocol):
             (n_rows, n_targets, n_domains) derivatives, in the losses' unit.
         """
         ...
+
+
+def objective_sd(
+    predictor: NamedPredictions, sd: FloatArray, objective_weights: FloatArray
+) -> FloatArray:
+    """Compute the standard deviation of a weighted sum of targets.
+
+    Args:
+        predictor: Its ``error_correlation``, (n_targets, n_targets), says how errors of the targets
+            move together; where it has none they are taken to be all alike, the largest it can be.
+        sd: (n_rows, n_targets) standard deviations it predicted.
+        objective_weights: (n_targets,) at least 0.
+
+    Returns:
+        (n_rows,) standard deviations.
+    """
+    parts = sd * objective_weights
+    correlation: FloatArray | None = getattr(predictor, "error_correlation", None)
+    if correlation is None:
+        together: FloatArray = parts.sum(axis=1)
+        return together
+    variance: FloatArray = np.einsum("nt,tu,nu->n", parts, correlation, parts)
+    return np.sqrt(np.maximum(variance, 0.0))
