@@ -190,7 +190,7 @@ class Constraints:
 
     def _scaled(self, rows: FloatArray) -> FloatArray:
         """Scale each phase of (n_rows, n_columns) values to its share."""
-        blocks = rows.reshape(len(rows), len(self.phases), -1)
+        blocks = rows.reshape(len(rows), len(self.phases), len(self.domains) // len(self.phases))
         shares = np.asarray(self.phases)[None, :, None]
         empty = blocks.sum(axis=2, keepdims=True) <= 0.0
         scaled: FloatArray = normalise(np.where(empty, 1.0, blocks)) * shares
