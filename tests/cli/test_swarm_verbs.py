@@ -256,3 +256,72 @@ def test_next_needs_a_predictor(tmp_path: Path, cuvee: Callable[..., Any]) -> No
     ended = cuvee("design", tmp_path / "no.yaml", "--next", 2, "--out", tmp_path / "n.csv")
     assert ended.status == 1
     assert "--next proposes mixtures by a predictor" in ended.stderr
+
+
+def _write_study(folder: Path) -> tuple[Path, Path, Callable[..., np.ndarray]]:
+    """Write tables of 14 mixtures at 3 sizes and 6 token counts, and return the law behind them."""
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet(np.ones(3), size=14).round(6)
+    weights[:, 2] = 1.0 - weights[:, 0] - weights[:, 1]
+
+    def law(shares: np.ndarray, size: float, n_tokens: float) -> np.ndarray:
+        mixture = 0.4 * np.exp(-shares @ np.array([2.0, 0.5, 0.0]))
+        scale = 3.0 * (size / 1e6) ** -0.2 + 2.0 * (n_tokens / 1e8) ** -0.4
+        return np.asarray(1.5 + mixture * (1.0 + 0.3 * scale) + 0.3 * scale)
+
+    mixtures, losses = folder / "mixtures.csv", folder / "study.csv"
+    rows = [
+        f"m{place},{','.join(f'{share:.6f}' for share in row)}" for place, row in enumerate(weights)
+    ]
+    mixtures.write_text("\n".join(["index,web,code,books", *rows]) + "\n")
+    lines = ["index,size,step,qa"]
+    for place, row in enumerate(weights):
+        for size, name in ((1e6, "1M"), (3e6, "3M"), (1e7, "10M")):
+            for step in (200, 400, 600, 900, 1200, 1500):
+                loss = float(law(row, size, step * 1e5)) + 0.001 * rng.standard_normal()
+                lines.append(f"m{place},{name},{step},{loss:.6f}")
+    losses.write_text("\n".join(lines) + "\n")
+    return mixtures, losses, law
+
+
+def test_a_study_is_carried_to_another_size(tmp_path: Path, cuvee: Callable[..., Any]) -> None:
+    """Runs of three sizes with steps, fitted at four times the largest: near the planted law."""
+    mixtures, losses, law = _write_study(tmp_path)
+    out = tmp_path / "fit"
+    options = ("--at-size", "40M", "--at-tokens", "300M", "--tokens-per-step", "100000")
+    told = json.loads(
+        cuvee(
+            "fit", "--weights", mixtures, "--losses", losses, *options, "--out", out, "--json"
+        ).stdout
+    )
+    assert told["carried"]["sizes"] == [1_000_000, 3_000_000, 10_000_000]
+    assert told["carried"]["held_out"]["rank"] > 0.9
+    predicted = tmp_path / "p.csv"
+    assert cuvee("predict", out, "--weights", mixtures, "--out", predicted).status == 0
+    shares = np.loadtxt(mixtures, delimiter=",", skiprows=1, usecols=(1, 2, 3))
+    found = np.loadtxt(predicted, delimiter=",", skiprows=1, usecols=1)
+    np.testing.assert_allclose(found, law(shares, 4e7, 3e8), atol=0.03)
+    text = cuvee("fit", "--weights", mixtures, "--losses", losses, *options, "--out", out).stdout
+    assert "losses carried from 1.00M, 3.00M, 10.0M parameters to 40.0M and 300M tokens" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--at-size", "40M"), "--at-tokens is missing"),
+        (("--at-size", "forty", "--at-tokens", "1B"), "--at-size is 'forty'; give a count"),
+        (("--tokens-per-step", "5"), "belong to a study"),
+        (("--at-size", "40M", "--at-tokens", "1B"), "counts steps"),
+    ],
+)
+def test_studies_are_refused_with_a_reason(
+    options: tuple[str, ...], message: str, tmp_path: Path, cuvee: Callable[..., Any]
+) -> None:
+    """One message, and no folder."""
+    mixtures, losses, _ = _write_study(tmp_path)
+    ended = cuvee(
+        "fit", "--weights", mixtures, "--losses", losses, *options, "--out", tmp_path / "fit"
+    )
+    assert ended.status == 1
+    assert message in " ".join(ended.stderr.split())
+    assert not (tmp_path / "fit").exists()

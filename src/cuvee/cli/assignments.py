@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from cuvee.errors import ConfigError
 
+_UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+
 
 def texts(option: str, values: Sequence[str] | None) -> dict[str, str]:
     """Read NAME=TEXT options; the last = parts them, since names of targets may hold one.
@@ -56,6 +58,29 @@ def ranges(option: str, values: Sequence[str] | None) -> dict[str, tuple[float, 
             raise ConfigError(f"{option} of {name!r} is {text!r}; give it as LOW:HIGH.")
         found[name] = (_number(option, name, low), _number(option, name, high))
     return found
+
+
+def quantity(option: str, text: str | None) -> int:
+    """Read a count such as 70000000, 70M or 1.5B.
+
+    Args:
+        option: The option's name, for the message.
+        text: As given on the command line; None: missing.
+
+    Raises:
+        ConfigError: It is missing or no count.
+    """
+    if text is None:
+        raise ConfigError(f"{option} is missing; --at-size and --at-tokens go together.")
+    unit = _UNITS.get(text[-1:].lower(), 1)
+    digits = text[:-1] if unit > 1 else text
+    try:
+        value = float(digits) * unit
+    except ValueError as error:
+        raise ConfigError(f"{option} is {text!r}; give a count such as 70M or 1.5B.") from error
+    if not (0.0 <= value < 1e18 and value == round(value)):
+        raise ConfigError(f"{option} is {text!r}; give a whole count such as 70M or 1.5B.")
+    return round(value)
 
 
 def _number(option: str, name: str, text: str) -> float:

@@ -13,7 +13,7 @@ from cuvee.cli.stages import run_step
 from cuvee.errors import ConfigError
 from cuvee.fit.swarm import SwarmFitConfig
 from cuvee.methods.job import Job
-from cuvee.methods.swarm import RowsConfig, fit_tables
+from cuvee.methods.swarm import CarryConfig, RowsConfig, fit_tables
 from cuvee.methods.swarm_text import describe_fit
 
 
@@ -50,6 +50,24 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--own", help="TARGET=DOMAIN of its own kind, where names do not tell."),
         ] = None,
+        at_size: Annotated[
+            str | None,
+            typer.Option(
+                "--at-size",
+                help="Parameters without embedding, such as 1B: carry the losses of a study, runs "
+                "of several sizes with their losses along the way, there first.",
+            ),
+        ] = None,
+        at_tokens: Annotated[
+            str | None, typer.Option("--at-tokens", help="Tokens to carry them to, such as 30B.")
+        ] = None,
+        tokens_per_step: Annotated[
+            int | None,
+            typer.Option("--tokens-per-step", help="For a study whose table counts steps."),
+        ] = None,
+        first_tokens: Annotated[
+            str, typer.Option("--first-tokens", help="Leave out the study's losses before.")
+        ] = "0",
         objective: Annotated[
             list[str] | None,
             typer.Option(
@@ -84,8 +102,21 @@ def register(app: typer.Typer) -> None:
         subset = None
         if rows is not None:
             subset = RowsConfig(n=rows, seed=row_seed, design=row_design)  # type: ignore[arg-type]
+        at = None
+        if at_size is not None or at_tokens is not None:
+            at = CarryConfig(
+                size=assignments.quantity("--at-size", at_size),
+                n_tokens=assignments.quantity("--at-tokens", at_tokens),
+                tokens_per_step=tokens_per_step,
+                first_tokens=assignments.quantity("--first-tokens", first_tokens),
+            )
+        elif tokens_per_step is not None or first_tokens != "0":
+            raise ConfigError(
+                "--tokens-per-step and --first-tokens belong to a study; give --at-size and "
+                "--at-tokens with them."
+            )
         with progress_bars(shown=not quiet and not as_json) as progress:
             result = fit_tables(
-                weights, losses, settings=chosen, rows=subset, out=out, progress=progress
+                weights, losses, settings=chosen, rows=subset, at=at, out=out, progress=progress
             )
         typer.echo(json.dumps(result, indent=1) if as_json else describe_fit(result))

@@ -96,6 +96,7 @@ def fit_swarm(
     out: Path,
     inputs: Mapping[str, str],
     chosen: Mapping[str, Json] | None = None,
+    carried: Mapping[str, Json] | None = None,
     on_progress: OnProgress = lambda done, total, note: None,
 ) -> SwarmFit:
     """Fit a predictor on a swarm, cross-validate it and write its folder.
@@ -106,6 +107,7 @@ def fit_swarm(
         out: Folder of the predictor. If it is finished and was made of the same, it is kept.
         inputs: Digests of the tables, by name.
         chosen: How the runs were chosen from the tables; None where all of them are fitted.
+        carried: Size and tokens that a study's losses were carried to; None for finished runs.
         on_progress: Told how far the comparison of models is.
 
     Returns:
@@ -124,6 +126,7 @@ def fit_swarm(
         "own": dict(config.own),
         "objective": dict(config.objective),
         "rows": None if chosen is None else dict(chosen),
+        "carried": None if carried is None else dict(carried),
     }
     manifest: dict[str, Json] = {
         "stage": "fit",

@@ -13,10 +13,12 @@ from cuvee.design.optimal import i_optimal_rows
 from cuvee.errors import ConfigError
 from cuvee.executors import one_thread
 from cuvee.fit.named_columns import own_columns
+from cuvee.fit.nesting import extrapolate
 from cuvee.fit.swarm import SwarmFitConfig, fit_swarm, predict_swarm
 from cuvee.methods.job import Progress, silent
 from cuvee.randomness import stream
 from cuvee.tables.broken_runs import leave_out_broken
+from cuvee.tables.study import read_study_csv
 from cuvee.tables.swarm import Swarm, match_runs, read_losses_csv, read_weights_csv
 
 CANDIDATE_SHARE = 0.75
@@ -42,6 +44,74 @@ class RowsConfig:
             raise ConfigError(f"--rows is {self.n}; a fit needs at least 2 runs.")
         if self.design not in ("random", "i-optimal"):
             raise ConfigError(f"--row-design is {self.design!r}; choose random or i-optimal.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CarryConfig:
+    """Where the losses of a study, runs of several sizes, are carried to before they are fitted."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    size: int
+    """Parameters without embedding."""
+    n_tokens: int
+    """Tokens trained on."""
+    tokens_per_step: int | None = None
+    """Tokens of a step, where the table of losses counts steps."""
+    first_tokens: int = 0
+    """Losses before are left out: those of the warm-up."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("--at-size", self.size), ("--at-tokens", self.n_tokens)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1.")
+        if self.tokens_per_step is not None and self.tokens_per_step < 1:
+            raise ConfigError(
+                f"--tokens-per-step is {self.tokens_per_step}; it must be at least 1."
+            )
+
+
+def carry(
+    weights_csv: Path, losses_csv: Path, settings: CarryConfig
+) -> tuple[Swarm, dict[str, Json]]:
+    """Read a study and predict each mixture's losses at one size and token count.
+
+    Args:
+        weights_csv: One row a mixture.
+        losses_csv: One row a mixture, size and token count; see `tables.study.read_study_csv`.
+        settings: Where to.
+
+    Returns:
+        The predicted losses as a swarm, and how they were carried: law, sizes, error at the largest
+        size when it was held out, median standard deviation.
+
+    Raises:
+        DataError: The tables are no study, or it has too few sizes or points.
+    """
+    study = read_study_csv(weights_csv, losses_csv, tokens_per_step=settings.tokens_per_step)
+    found = extrapolate(
+        study,
+        size=settings.size,
+        n_tokens=settings.n_tokens,
+        first_tokens=settings.first_tokens,
+    )
+    swarm = Swarm(
+        ids=study.mixture_ids,
+        domains=study.domains,
+        targets=study.targets,
+        weights=study.weights,
+        losses=found.mean,
+        notices=study.notices,
+    )
+    return swarm, {
+        "law": found.method,
+        "size": found.size,
+        "n_tokens": found.n_tokens,
+        "sizes": study.sizes.tolist(),
+        "points": study.n_tokens.tolist(),
+        "sd": float(np.median(found.sd)),
+        "held_out": None if found.held_out is None else asdict(found.held_out),
+    }
 
 
 def read_swarm(weights_csv: Path, losses_csv: Path) -> Swarm:
@@ -98,6 +168,7 @@ def fit_tables(
     settings: SwarmFitConfig,
     out: Path,
     rows: RowsConfig | None = None,
+    at: CarryConfig | None = None,
     progress: Progress = silent,
 ) -> dict[str, Json]:
     """Fit a predictor on two CSV tables and cross-validate it.
@@ -108,6 +179,7 @@ def fit_tables(
         settings: Model, objective, own domains and seed.
         out: The predictor's folder.
         rows: Which runs; None: all.
+        at: Where the losses of a study are carried to first; None: each row is one finished run.
         progress: Told how far it is.
 
     Returns:
@@ -115,7 +187,11 @@ def fit_tables(
         leaderboard.
     """
     with artifacts.locked(out.parent), one_thread():
-        swarm = read_swarm(weights, losses)
+        carried: dict[str, Json] | None = None
+        if at is None:
+            swarm = read_swarm(weights, losses)
+        else:
+            swarm, carried = carry(weights, losses, at)
         chosen: dict[str, Json] | None = None
         if rows is not None:
             taken = choose_rows(swarm, rows, own=own_columns(swarm, settings.own))
@@ -130,6 +206,7 @@ def fit_tables(
                 "losses": artifacts.digest_file(losses),
             },
             chosen=chosen,
+            carried=None if at is None else config.dump(at),
             on_progress=lambda done, total, note: progress("cross-validate", done, total, note),
         )
     return {
@@ -138,6 +215,7 @@ def fit_tables(
         "n_runs": result.n_runs,
         "n_domains": len(result.domains),
         "rows": chosen,
+        "carried": carried,
         "own": dict(result.own),
         "own_detected": result.own_detected,
         "converged": result.converged,

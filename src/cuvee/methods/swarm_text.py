@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from cuvee.artifacts import Json
+from cuvee.report.numbers import quantity
 
 
 def describe_fit(result: Mapping[str, Json]) -> str:
@@ -17,6 +18,8 @@ def describe_fit(result: Mapping[str, Json]) -> str:
         "targets"
     ]
     lines += [f"note: {notice}" for notice in cast(list[str], result["notices"])]
+    if result["carried"] is not None:
+        lines += carried_lines(cast(dict[str, Json], result["carried"]))
     if result["leaderboard"] is not None:
         board = cast(dict[str, Json], result["leaderboard"])
         lines += [*leaderboard_lines(board, cast(dict[str, float], result["seconds"])), ""]
@@ -35,6 +38,27 @@ def describe_fit(result: Mapping[str, Json]) -> str:
     lines.append("held-out folds; rank: Spearman; of mean: error of predicting the mean")
     lines.append(f"predictor: {result['folder']}")
     return _printable(lines)
+
+
+def carried_lines(carried: Mapping[str, Json]) -> list[str]:
+    """Say how a study's losses were carried to another size, and how far that missed before."""
+    sizes = cast(list[int], carried["sizes"])
+    lines = [
+        f"losses carried from {', '.join(quantity(size) for size in sizes)} parameters to "
+        f"{quantity(cast(int, carried['size']))} and {quantity(cast(int, carried['n_tokens']))} "
+        f"tokens by the {carried['law']} law; median standard deviation "
+        f"{cast(float, carried['sd']):.4f}, common to all mixtures in large part and not in the "
+        "figures below"
+    ]
+    held_out = cast("dict[str, float] | None", carried["held_out"])
+    if held_out is None:
+        return [*lines, "two sizes: the law could not be checked on a size left out"]
+    return [
+        *lines,
+        f"largest size ({quantity(held_out['size'])}) left out: error {held_out['rmse']:.4f}, bias "
+        f"{held_out['bias']:+.4f}, rank {held_out['rank']:.3f}, {held_out['coverage']:.0%} inside "
+        f"90% intervals; losses there spread by {held_out['spread']:.4f} over mixtures",
+    ]
 
 
 def leaderboard_lines(
