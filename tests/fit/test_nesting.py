@@ -125,3 +125,26 @@ def test_leaving_out_the_whole_run_is_refused() -> None:
     _, study = _planted(9)
     with pytest.raises(DataError, match="first_tokens is 9,000,000; the runs end at 1,000,000"):
         extrapolate(study, size=800_000, n_tokens=1_000_000, first_tokens=9_000_000)
+
+
+def test_exponents_are_fitted_again_without_each_size() -> None:
+    """On a planted law the ranges hold the exponent fitted on all sizes, and the true one."""
+    rng = np.random.default_rng(5)
+    sizes, tokens = np.array([1e6, 2e6, 4e6, 8e6]), np.array([1e7, 2e7, 4e7, 8e7, 1.6e8])
+    floors = 2.0 + rng.uniform(0.0, 0.4, size=12)
+    law = 3.0 * (sizes[:, None] / 1e6) ** -0.35 + 2.0 * (tokens[None, :] / 1e7) ** -0.5
+    losses = floors[:, None, None] + law[None] + 0.002 * rng.standard_normal((12, 4, 5))
+    study = Study(
+        mixture_ids=tuple(f"m{place}" for place in range(12)),
+        domains=("a", "b", "c"),
+        weights=rng.dirichlet(np.ones(3), size=12),
+        sizes=sizes.astype(np.int64),
+        n_tokens=tokens.astype(np.int64),
+        targets=("t",),
+        losses=losses[..., None],
+    )
+    found = extrapolate(study, size=32_000_000, n_tokens=160_000_000, method="nested")
+    low, high = found.exponent_ranges[0, 0]
+    assert low <= found.exponents[0, 0] <= high
+    assert low < 0.35 < high
+    assert high - low < 0.3

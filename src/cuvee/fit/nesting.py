@@ -59,6 +59,9 @@ class Extrapolation:
     """(n_mixtures, n_targets) of a new run, inflated by what the held-out size showed."""
     exponents: FloatArray
     """(n_targets, n_axes) alpha, and beta of the joint law."""
+    exponent_ranges: FloatArray
+    """(n_targets, n_axes, 2) least and largest exponents of fits that leave one size out; equal to
+    the exponents where there are only two sizes."""
     held_out: HeldOutSize | None
     """None where there are only two sizes."""
     outliers: tuple[tuple[int, int, int, int], ...]
@@ -109,6 +112,7 @@ def extrapolate(
         mean=mean,
         sd=sd,
         exponents=exponents,
+        exponent_ranges=_exponent_ranges(study, best, exponents),
         held_out=held_out,
         outliers=outliers,
     )
@@ -166,6 +170,21 @@ def _held_out(
         spread=float(measured.std(axis=0).mean()),
         inflation=max(1.0, float(np.quantile(np.abs(errors / sd), 0.9)) / _NORMAL_90),
     )
+
+
+def _exponent_ranges(
+    study: Study, method: Literal["nested", "joint"], exponents: FloatArray
+) -> FloatArray:
+    """Fit with each size left out in turn; the fit of all sizes counts too."""
+    found = [exponents]
+    n_sizes = len(study.sizes)
+    for out in range(n_sizes if n_sizes > 2 else 0):
+        kept = np.arange(n_sizes) != out
+        rest = replace(study, sizes=study.sizes[kept], losses=study.losses[:, kept])
+        at = {"size": int(rest.sizes[-1]), "n_tokens": int(rest.n_tokens[-1])}
+        found.append(_predict(rest, method, **at)[2])
+    every = np.stack(found)
+    return np.stack([every.min(axis=0), every.max(axis=0)], axis=2)
 
 
 def _rank(one: FloatArray, other: FloatArray) -> float:

@@ -11,6 +11,7 @@
 Source: Data Mixing Laws (arXiv:2403.16952); docs/papers/mixing_laws.md lists where this differs.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -82,6 +83,11 @@ class MixingLawsConfig(ChainConfig):
             raise ConfigError(
                 "phases are not carried over sizes; use `cuvee run regmix` for a mixture of phases."
             )
+        if self.proxy.schedule != "constant":
+            raise ConfigError(
+                f"proxy.schedule is {self.proxy.schedule!r}; points along a decaying learning rate "
+                "do not stand for shorter runs, so no step law can be fitted. Set it to constant."
+            )
         counts = [model_size(name).n_parameters for name in self.sizes]
         if not counts or any(a >= b for a, b in pairwise(counts)):
             raise ConfigError(
@@ -146,6 +152,7 @@ def fit(settings: MixingLawsConfig, job: Job) -> None:
                 size=target_parameters(settings),
                 n_tokens=horizon(settings),
                 method=settings.laws.scaling,
+                first_tokens=first_tokens(settings),
             )
             studies.write(job, study, found, settings=settings.laws, seed=settings.seed)
         study, found = studies.read(job)
@@ -211,6 +218,11 @@ def horizon(settings: MixingLawsConfig) -> int:
     """Return the tokens at which it is predicted: whole sequences, as a run counts them."""
     context = settings.proxy.context
     return settings.laws.horizon_tokens or settings.validate.n_tokens // context * context
+
+
+def first_tokens(settings: MixingLawsConfig) -> int:
+    """Return the tokens after which losses enter a step law: twice those of the warm-up."""
+    return math.ceil(2.0 * settings.proxy.warmup_share * settings.proxy.n_tokens)
 
 
 def check_specs(

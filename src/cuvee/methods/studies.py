@@ -92,6 +92,7 @@ def write(job: Job, study: Study, found: Extrapolation, *, settings: object, see
             "mean": found.mean.tolist(),
             "sd": found.sd.tolist(),
             "exponents": found.exponents.tolist(),
+            "exponent_ranges": found.exponent_ranges.tolist(),
             "held_out": None if found.held_out is None else asdict(found.held_out),
             "outliers": [list(one) for one in found.outliers],
         }
@@ -119,6 +120,7 @@ def read(job: Job) -> tuple[Study, Extrapolation]:
         mean=np.array(data["mean"]),
         sd=np.array(data["sd"]),
         exponents=np.array(data["exponents"]),
+        exponent_ranges=np.array(data["exponent_ranges"]),
         held_out=None if held_out is None else HeldOutSize(**held_out),  # type: ignore[arg-type]
         outliers=tuple(tuple(one) for one in cast(list[list[int]], data["outliers"])),  # type: ignore[misc]
     )
@@ -207,6 +209,13 @@ def describe(job: Job) -> tuple[str, ...]:
         f"Losses are predicted for {found.size:,} parameters and {found.n_tokens:,} tokens by the "
         f"{found.method} law."
     ]
+    middle = np.median(found.exponents, axis=0)
+    ends = np.median(found.exponent_ranges, axis=0)
+    for name, value, (low, high) in zip(("size", "tokens"), middle, ends, strict=False):
+        notes.append(
+            f"The exponent in {name} is {value:.2f}, median of the targets; {low:.2f} to "
+            f"{high:.2f} when one size is left out."
+        )
     if found.held_out is None:
         notes.append("Two sizes leave none to check the size law on.")
     else:

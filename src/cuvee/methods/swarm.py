@@ -110,6 +110,8 @@ def carry(
         "sizes": study.sizes.tolist(),
         "points": study.n_tokens.tolist(),
         "sd": float(np.median(found.sd)),
+        "exponents": found.exponents.tolist(),
+        "exponent_ranges": found.exponent_ranges.tolist(),
         "held_out": None if found.held_out is None else asdict(found.held_out),
     }
 
