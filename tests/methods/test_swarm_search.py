@@ -33,8 +33,8 @@ def test_the_better_of_both_searches_is_taken(
     fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wide, of the law, and near the law's answer: the least prediction of the model itself."""
-    small = replace(swarm_search._WIDE, n_simulated=256, n_best=8)
-    monkeypatch.setattr(swarm_search, "_WIDE", small)
+    small = replace(swarm_search.WIDE, n_simulated=256, n_best=8)
+    monkeypatch.setattr(swarm_search, "WIDE", small)
     found: dict[str, float] = {}
     simulate = optimising.simulate
 
