@@ -1,0 +1,1 @@
+"""Label documents: quality criteria, each with its direction, computed shard by shard."""

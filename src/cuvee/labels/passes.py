@@ -1,0 +1,190 @@
+"""One pass over the pool's text for one criterion: a task a shard, then one label column."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cuvee import artifacts
+from cuvee.arrays import FloatArray, KeyArray
+from cuvee.artifacts import Json
+from cuvee.config import dump, parse
+from cuvee.corpus.pool import PoolConfig, Shard
+from cuvee.corpus.read import read_batches
+from cuvee.errors import ArtifactError, DataError
+from cuvee.executors import Task, run_tasks
+from cuvee.labels import heuristics
+from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
+from cuvee.randomness import document_keys
+
+Scorer: TypeAlias = Literal["heuristics", "classifier", "importance"]
+SCORE = "score"
+_SCORES = "scores.parquet"
+_TASK = "cuvee.labels.passes:label_shard"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelPass:
+    """A criterion and the pool it is computed on."""
+
+    column: str
+    """Name of the label column."""
+    scorer: Scorer
+    model: Path | None
+    """File of a learnt scorer; None for heuristics."""
+    shards: tuple[Shard, ...]
+    pool: PoolConfig
+
+
+def run_pass(
+    job: LabelPass,
+    out: Path,
+    *,
+    workers: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Score every document of a pool, going on where an earlier call was stopped.
+
+    Writes ``labels/<column>/<shard>.parquet``: key, score and, for heuristics, every column.
+
+    Args:
+        job: The criterion.
+        out: The run's folder.
+        workers: Processes; 0 scores in this one.
+        on_progress: Called with the number of shards done and their total.
+
+    Returns:
+        The column's artefact folder.
+
+    Raises:
+        DataError: A shard is missing or damaged.
+    """
+    folder = out / "labels" / job.column
+    if artifacts.is_done(folder):
+        return folder
+    parts = out / "labels" / ".passes" / job.column
+    digest = artifacts.digest_file(job.model) if job.model else ""
+    tasks = [
+        Task(
+            function=_TASK,
+            spec={
+                "shard": dump(shard),
+                "config": dump(job.pool),
+                "scorer": job.scorer,
+                "model": str(job.model) if job.model else None,
+                "digest": digest,
+            },
+            folder=parts / shard.name,
+            cost=shard.n_bytes,
+        )
+        for shard in job.shards
+    ]
+    for n_done, _ in enumerate(run_tasks(tasks, workers=workers), start=1):
+        on_progress(n_done, len(tasks))
+    with artifacts.writing(
+        folder,
+        stage="label",
+        settings={"column": job.column, "scorer": job.scorer},
+        seed=0,
+        inputs={shard.name: artifacts.digest_of(parts / shard.name) for shard in job.shards},
+    ) as aside:
+        for shard in job.shards:
+            shutil.copyfile(parts / shard.name / _SCORES, aside / f"{shard.name}.parquet")
+    shutil.rmtree(parts)
+    return folder
+
+
+def label_shard(spec: Mapping[str, Json], folder: Path) -> None:
+    """Score one shard; a task of `executors`.
+
+    Args:
+        spec: ``shard`` and ``config`` as plain data, the scorer, its model's file and digest.
+        folder: The part's artefact folder.
+    """
+    shard = parse(Shard, cast(Mapping[str, Json], spec["shard"]))
+    config = parse(PoolConfig, cast(Mapping[str, Json], spec["config"]))
+    score = _scorer(cast(Scorer, spec["scorer"]), cast("str | None", spec["model"]))
+    settings: Json = {"shard": shard.url, "scorer": spec["scorer"]}
+    with artifacts.writing(
+        folder, stage="label", settings=settings, seed=0, inputs={"model": str(spec["digest"])}
+    ) as aside:
+        tables = [
+            pa.table({"key": document_keys(batch.ids), **score(batch.texts)})
+            for batch in read_batches(shard, config)
+            if batch.ids
+        ]
+        pq.write_table(pa.concat_tables(tables), aside / _SCORES, compression="zstd")
+
+
+def read_column(folder: Path, shards: Sequence[str], column: str = SCORE) -> dict[str, pa.Table]:
+    """Read a label column.
+
+    Args:
+        folder: The column's artefact folder.
+        shards: Names of the shards.
+        column: Which of its columns.
+
+    Returns:
+        By shard: key and the column.
+
+    Raises:
+        ArtifactError: The folder is unfinished or lacks a shard or the column.
+    """
+    artifacts.require(folder, made_by="cuvee label")
+    try:
+        return {
+            name: pq.read_table(folder / f"{name}.parquet", columns=["key", column])
+            for name in shards
+        }
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise ArtifactError(
+            f"{folder} has no label for every shard ({error}). Delete it and run the label stage "
+            "again."
+        ) from error
+
+
+def align(table: pa.Table, keys: KeyArray, *, column: str = SCORE) -> FloatArray:
+    """Put a shard's labels in the order of documents.
+
+    Args:
+        table: Of `read_column`: key and the column; keys may repeat with equal values.
+        keys: (n_documents,) of the documents wanted.
+        column: Which column.
+
+    Returns:
+        (n_documents,) labels.
+
+    Raises:
+        DataError: A document has no label.
+    """
+    known = table["key"].to_numpy()
+    order = np.argsort(known, kind="stable")
+    place = np.minimum(np.searchsorted(known[order], keys), max(len(known) - 1, 0))
+    if len(keys) and (not len(known) or np.any(known[order][place] != keys)):
+        raise DataError(
+            "a document of the pool has no label; the labels were made of another pool. Run the "
+            "label stage again in a new folder."
+        )
+    return np.asarray(table[column].to_numpy()[order][place], dtype=np.float64)
+
+
+def _scorer(name: Scorer, model: str | None) -> Callable[[list[str]], dict[str, FloatArray]]:
+    if name == "heuristics":
+        return _heuristics
+    kind = ReferenceClassifier if name == "classifier" else ImportanceRatio
+    loaded = kind.load(Path(str(model)))
+    return lambda texts: {SCORE: loaded.score(texts).astype(np.float32)}
+
+
+def _heuristics(texts: list[str]) -> dict[str, FloatArray]:
+    columns = heuristics.measure_texts(texts)
+    named = {name: columns[:, place] for place, name in enumerate(heuristics.COLUMNS)}
+    return {
+        SCORE: heuristics.score_columns(columns).astype(np.float32),
+        **{name: values.astype(np.float32) for name, values in named.items()},
+    }
