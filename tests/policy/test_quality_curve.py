@@ -143,7 +143,7 @@ def test_realised_tokens_are_the_expected_share() -> None:
     tables = RankTables.of_documents(merged, n_tokens, domain, n_domains=2)
     expected = curve.bind(tables).copies(scores, domain)
     np.testing.assert_allclose(
-        curve.bind(tables).of_ranks(token_ranks(merged, n_tokens, domain), domain), expected
+        curve.copies(token_ranks(merged, n_tokens, domain), domain), expected
     )
     copies = draw_copies(expected, document_keys(map(str, range(40_000))), seed=1)
     assert copies.max() <= 3

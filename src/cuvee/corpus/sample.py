@@ -1,4 +1,4 @@
-"""Choose and read the sample of a pool that a tokenizer is trained on."""
+"""Choose and read a sample of a pool: for a tokenizer, or a criterion learnt from text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,8 +42,10 @@ class _Candidates:
         return _Candidates(*(np.concatenate(pair) for pair in pairs))
 
 
-def sample_texts(index: PoolIndex, *, n_bytes: int, seed: int) -> list[str]:
-    """Read a sample of the training side, small domains over-represented.
+def sample_texts(
+    index: PoolIndex, *, n_bytes: int, seed: int, domains: tuple[str, ...] | None = None
+) -> list[str]:
+    """Read a sample of the training or search side, small domains over-represented.
 
     Domains share the bytes in proportion to the square root of their own; within a domain documents
     are taken in hash order, 64 KiB at most of each. Memory grows with the sample, not the pool.
@@ -52,11 +54,15 @@ def sample_texts(index: PoolIndex, *, n_bytes: int, seed: int) -> list[str]:
         index: The pool.
         n_bytes: Size of the sample in bytes of text; it holds the whole pool if that is smaller.
         seed: The run's seed.
+        domains: Names of those to sample; None: all.
 
     Returns:
         Texts, in an order that does not depend on the pool's layout.
     """
-    chosen = _choose(index, _quotas(index.n_bytes[index.sides[0]], n_bytes), seed)
+    sizes = index.n_bytes[index.sides[0]]
+    if domains is not None:
+        sizes = np.where([name in domains for name in index.domains], sizes, 0)
+    chosen = _choose(index, _quotas(sizes, n_bytes), seed)
     wanted: dict[int, dict[int, tuple[int, int, int]]] = {}
     for code, found in enumerate(chosen):
         columns = (found.shard, found.row, found.rank, found.key)

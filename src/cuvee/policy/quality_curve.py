@@ -167,6 +167,24 @@ class QualityCurve:
             base=self.base,
         )
 
+    def copies(self, ranks: FloatArray, domain: IntArray) -> FloatArray:
+        """Return the expected copies of documents whose ranks are known.
+
+        Args:
+            ranks: (n_documents,) token ranks within the domain under these merge weights.
+            domain: (n_documents,) positions in ``domains``.
+
+        Returns:
+            (n_documents,) expected copies.
+        """
+        return expected_copies(
+            ranks,
+            steepness=self.steepness[domain],
+            threshold=self.threshold[domain],
+            exponent=self.exponent[domain],
+            base=self.base[domain],
+        )
+
     def bind(self, tables: RankTables) -> "BoundQualityCurve":
         """Bind to a pool's rank tables, which must be those of these merge weights."""
         return BoundQualityCurve(curve=self, tables=tables)
@@ -240,15 +258,4 @@ class BoundQualityCurve:
             (n_documents,) expected copies.
         """
         merged = merge_scores(normalised, domain, self.curve.merge)
-        return self.of_ranks(self.tables.ranks(merged, domain), domain)
-
-    def of_ranks(self, ranks: FloatArray, domain: IntArray) -> FloatArray:
-        """Return the expected copies of documents whose ranks are known."""
-        curve = self.curve
-        return expected_copies(
-            ranks,
-            steepness=curve.steepness[domain],
-            threshold=curve.threshold[domain],
-            exponent=curve.exponent[domain],
-            base=curve.base[domain],
-        )
+        return self.curve.copies(self.tables.ranks(merged, domain), domain)

@@ -26,6 +26,7 @@ from cuvee.randomness import hash64
 from cuvee.simplex import largest_remainder
 
 _EPOCH_STEP = 1 << 32
+_COPY_STEP = 1 << 52
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,15 @@ class Batch:
 class WindowStream:
     """The windows of some documents as one endless stream of tokens in hash order."""
 
-    def __init__(self, store: TokenStore, documents: IntArray, *, context: int, seed: int) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        documents: IntArray,
+        *,
+        context: int,
+        seed: int,
+        copies: IntArray | None = None,
+    ) -> None:
         """Cut documents into windows.
 
         Args:
@@ -51,15 +60,20 @@ class WindowStream:
             documents: (n_documents,) positions in the store; at least one.
             context: Longest window, in tokens.
             seed: Orders the windows, by hash of document and window number.
+            copies: (n_documents,) times each stands in the stream, at least 1; None: once.
         """
         self._store = store
         self._seed = seed
+        copy = np.zeros(len(documents), dtype=np.int64)
+        if copies is not None:
+            documents = np.repeat(documents, copies)
+            copy = np.arange(len(documents)) - np.repeat(np.cumsum(copies) - copies, copies)
         lengths = store.n_tokens[documents]
         n_windows = -(-lengths // context)
         owner = np.repeat(np.arange(len(documents)), n_windows)
         number = np.arange(len(owner)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
         self._document = documents[owner]
-        self._number = number.astype(np.uint64)
+        self._number = (number + copy[owner] * _COPY_STEP).astype(np.uint64)
         self._start = number * context
         self._length = np.minimum(context, lengths[owner] - self._start)
         self.n_tokens = int(lengths.sum())

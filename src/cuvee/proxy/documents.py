@@ -7,10 +7,14 @@ import numpy as np
 from cuvee.arrays import IntArray
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError, DataError
-from cuvee.policy.sampling import subset
+from cuvee.policy.mixture import Mixture
+from cuvee.policy.quality_curve import QualityCurve
+from cuvee.policy.ranks import merge_scores, token_ranks
+from cuvee.policy.sampling import draw_copies, subset
 from cuvee.proxy.batches import EvaluationSet, TrainingPlan, WindowStream, evaluation_set
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.randomness import hash64, stream
+from cuvee.simplex import normalise
 
 
 def open_evaluation_sets(run: TrainingSpec, pool: TokenStore) -> list[EvaluationSet]:
@@ -88,6 +92,54 @@ def training_documents(run: TrainingSpec, store: TokenStore) -> dict[str, IntArr
     return chosen
 
 
+def sample_documents(
+    run: TrainingSpec, store: TokenStore, documents: dict[str, IntArray]
+) -> tuple[dict[str, IntArray], dict[str, IntArray], Mixture]:
+    """Sample documents by the run's quality curve.
+
+    Ranks are those among the documents the run may draw from. Where the sample holds more tokens
+    than the run, the run ends within it, having seen an even part; where it holds fewer, the run
+    begins the sample again.
+
+    Args:
+        run: With a curve and the file of criteria.
+        store: The pool.
+        documents: By domain: what the run may draw from.
+
+    Returns:
+        By domain: documents with at least one copy, and their copies; and the mixture of the
+        sample's tokens.
+
+    Raises:
+        ConfigError: The curve's domains are not the pool's.
+        DataError: The curve takes no document.
+    """
+    curve = QualityCurve.from_json(run.curve or {})
+    if curve.domains != store.domains or run.quality is None:
+        raise ConfigError(
+            f"the quality curve's domains {', '.join(curve.domains)} are not the pool's "
+            f"{', '.join(store.domains)}, or there is no file of criteria."
+        )
+    normalised = np.load(run.quality, mmap_mode="r", allow_pickle=False)
+    taken, copies, tokens = {}, {}, []
+    for index, name in enumerate(store.domains):
+        own = documents[name]
+        domain = np.full(len(own), index, dtype=np.int64)
+        merged = merge_scores(np.asarray(normalised[own], dtype=np.float64), domain, curve.merge)
+        ranks = token_ranks(merged, store.n_tokens[own], domain)
+        expected = curve.copies(ranks, domain)
+        drawn = draw_copies(expected, store.keys[own], seed=run.evaluation_seed)
+        kept = drawn > 0
+        taken[name], copies[name] = own[kept], drawn[kept]
+        tokens.append(float((drawn * store.n_tokens[own]).sum()))
+    if not any(tokens):
+        raise DataError(
+            "the quality curve takes no document of any domain; raise the thresholds of the prior "
+            "(design.prior.largest_threshold)."
+        )
+    return taken, copies, Mixture.flat(store.domains, normalise(np.array(tokens)))
+
+
 def training_plan(run: TrainingSpec, pool: TokenStore) -> TrainingPlan:
     """Lay out all sequences of a run.
 
@@ -95,19 +147,27 @@ def training_plan(run: TrainingSpec, pool: TokenStore) -> TrainingPlan:
         ConfigError: The mixture is not of this pool's domains.
         DataError: A domain with weight has no documents to draw from.
     """
-    mixture = run.mixture
+    mixture, copies = run.mixture, None
     if mixture.domains != pool.domains:
         raise ConfigError(
             f"the mixture's domains {', '.join(mixture.domains)} are not the pool's "
             f"{', '.join(pool.domains)}; bind the mixture to this pool's domains."
         )
     documents = training_documents(run, pool)
+    if run.curve is not None:
+        documents, copies, mixture = sample_documents(run, pool, documents)
     streams: list[WindowStream | None] = []
     for name, weight in zip(mixture.domains, mixture.overall, strict=True):
         if weight > 0 and len(documents[name]) == 0:
             raise DataError(f"domain {name!r} has weight {weight:.4f} but no training documents.")
         streams.append(
-            WindowStream(pool, documents[name], context=run.context, seed=run.seed)
+            WindowStream(
+                pool,
+                documents[name],
+                context=run.context,
+                seed=run.seed,
+                copies=None if copies is None else copies[name],
+            )
             if weight > 0
             else None
         )

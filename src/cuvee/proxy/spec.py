@@ -1,7 +1,7 @@
 """All that decides one run's result, as plain data."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from cuvee import config
 from cuvee.artifacts import Json
@@ -46,6 +46,13 @@ class TrainingSpec:
     precision: Literal["float32", "bfloat16"]
     device: str
     checkpoints: Literal["none", "final", "every"]
+    curve: dict[str, Any] | None = None
+    """A quality curve (`policy.quality_curve.QualityCurve.to_json`) that samples the documents;
+    None takes them by the mixture alone. With it the mixture is what the curve is expected to give.
+    """
+    quality: str | None = None
+    """File of the (n_documents, n_criteria) criteria on one scale, in the order of the pool's
+    store; needed with a curve."""
     base: str | None = None
     """A safetensors file of a model of this size to begin with; None for random weights."""
 
@@ -53,4 +60,5 @@ class TrainingSpec:
 def portable_spec(run: TrainingSpec) -> dict[str, Json]:
     """Return a spec as JSON without paths; the manifest names the digests of what lies there."""
     plain = config.dump(run)
-    return {name: value for name, value in plain.items() if name not in ("pool", "targets", "base")}
+    paths = ("pool", "targets", "quality", "base")
+    return {name: value for name, value in plain.items() if name not in paths}

@@ -1,0 +1,270 @@
+"""Quality criteria of a pool: learnt from the targets, computed, checked, put on one scale.
+
+Writes ``labels/<criterion>`` and the artefact ``quality``: every document's criteria on one scale,
+in the order of the token store, with what the check of each criterion's direction found.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cuvee import artifacts, config
+from cuvee.arrays import FloatArray, IntArray
+from cuvee.artifacts import Json
+from cuvee.corpus.read import PoolConfig
+from cuvee.corpus.sample import sample_texts
+from cuvee.corpus.scan import read_index
+from cuvee.corpus.store import TokenStore
+from cuvee.errors import ConfigError
+from cuvee.labels.heuristics import measure_texts, score_columns
+from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
+from cuvee.labels.passes import SCORE, LabelPass, align, read_column, run_pass
+from cuvee.labels.perplexity import BigramModel
+from cuvee.methods.job import Job
+from cuvee.methods.pool import Prepared
+from cuvee.policy.ranks import Normalisation, Normaliser
+from cuvee.randomness import stream
+
+logger = logging.getLogger(__name__)
+
+NORMALISED = "normalised.npy"
+CHECKS = "checks.json"
+_SAMPLE_BYTES = 8 * 2**20
+_WRONG_WAY = 0.5
+"""Mean rank of the reference above which a criterion is likely the wrong way round."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CriterionConfig:
+    """One quality criterion."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["heuristics", "classifier", "importance", "perplexity"]
+    """heuristics: rules of thumb for clean text. classifier: probability of being of the reference.
+    importance: log ratio of n-grams under reference and pool. perplexity: of the reference's
+    bigrams."""
+    targets: tuple[str, ...] = ()
+    """Target sets that are the reference; none: all of them. Only their search half is read."""
+    larger_is_better: bool | None = None
+    """Direction of the score; None: that of its kind, smaller for perplexity, larger otherwise."""
+
+    @property
+    def turned(self) -> bool:
+        """True where larger scores are better."""
+        given = self.larger_is_better
+        return self.kind != "perplexity" if given is None else given
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quality:
+    """All criteria of a pool on one scale."""
+
+    criteria: tuple[str, ...]
+    normalised: FloatArray
+    """(n_documents, n_criteria) float32 in the order of the token store; smaller is better."""
+    checks: Mapping[str, Mapping[str, float | None]]
+    """By criterion: ``reference``, mean rank of the reference's documents among the pool's (below
+    .5 is better than the pool), and ``auc`` of a learnt one on texts not fitted."""
+
+
+def label_quality(
+    job: Job,
+    criteria: Mapping[str, CriterionConfig],
+    *,
+    pool: PoolConfig,
+    prepared: Prepared,
+    normalisation: Normalisation,
+    seed: int,
+) -> Quality:
+    """Compute all criteria; finished columns are not made again.
+
+    Args:
+        job: Where and with how many workers.
+        criteria: By name.
+        pool: The pool's config; its text is read once a criterion.
+        prepared: The token stores.
+        normalisation: How criteria are put on one scale.
+        seed: The run's seed.
+
+    Returns:
+        The criteria, on one scale.
+
+    Raises:
+        ConfigError: A criterion needs targets, and there are none of that name.
+    """
+    folder = job.folder("quality")
+    if artifacts.is_done(folder):
+        return read_quality(folder)
+    columns, checks = [], {}
+    for name, criterion in criteria.items():
+        _check_targets(name, criterion, prepared)
+        scores, reference, auc = _score(job, name, criterion, pool, prepared, seed)
+        train = prepared.store.side == 0
+        scale = Normaliser.fit(
+            scores[train], larger_is_better=criterion.turned, method=normalisation
+        )
+        columns.append(scale.transform(scores).astype(np.float32))
+        checks[name] = {"reference": _mean_rank(reference, scores[train], criterion), "auc": auc}
+        _warn(name, checks[name]["reference"])
+    plain = {name: config.dump(one) for name, one in criteria.items()}
+    with artifacts.writing(
+        folder,
+        stage="label",
+        settings={"criteria": cast(Json, plain), "normalisation": normalisation},
+        seed=seed,
+        inputs={
+            "tokens": artifacts.digest_of(job.folder("tokens")),
+            **{name: artifacts.digest_of(job.folder("labels", name)) for name in criteria},
+        },
+    ) as aside:
+        np.save(aside / NORMALISED, np.stack(columns, axis=1))
+        artifacts.write_json(aside / CHECKS, cast(Json, checks))
+    return read_quality(folder)
+
+
+def read_quality(folder: Path) -> Quality:
+    """Read the criteria of a finished label stage."""
+    artifacts.require(folder, made_by="cuvee label")
+    checks = cast(dict[str, dict[str, float | None]], artifacts.read_json(folder / CHECKS))
+    normalised = np.load(folder / NORMALISED, mmap_mode="r", allow_pickle=False)
+    return Quality(criteria=tuple(checks), normalised=normalised, checks=checks)
+
+
+def _score(
+    job: Job,
+    name: str,
+    criterion: CriterionConfig,
+    pool: PoolConfig,
+    prepared: Prepared,
+    seed: int,
+) -> tuple[FloatArray, FloatArray, float | None]:
+    """Return scores of all documents, scores of the reference, and a learnt criterion's AUC."""
+    if criterion.kind == "perplexity":
+        return (*_perplexity(job, name, criterion, prepared, seed), None)
+    index = read_index(job.out)
+    texts = _reference_texts(job, criterion, seed) if prepared.targets is not None else []
+    model: ReferenceClassifier | ImportanceRatio | None = None
+    path: Path | None = None
+    if criterion.kind != "heuristics":
+        path = job.folder("quality-models", f"{name}.npz")
+        kind = ReferenceClassifier if criterion.kind == "classifier" else ImportanceRatio
+        if not path.exists():
+            sample = sample_texts(index, n_bytes=_SAMPLE_BYTES, seed=seed)
+            fitted = kind.fit(texts, sample, rng=stream(seed, "quality", name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_suffix(".partial.npz")
+            fitted.save(aside)
+            aside.replace(path)
+        model = kind.load(path)
+    folder = run_pass(
+        LabelPass(column=name, scorer=criterion.kind, model=path, shards=index.shards, pool=pool),
+        job.out,
+        workers=job.workers,
+        on_progress=lambda done, total: job.progress(f"label {name}", done, total, ""),
+    )
+    store = prepared.store
+    tables = read_column(folder, store.shards)
+    scores = np.empty(len(store.keys))
+    for place, shard in enumerate(store.shards):
+        own = store.shard == place
+        scores[own] = align(tables[shard], store.keys[own])
+    if model is None:
+        reference = score_columns(measure_texts(texts)) if texts else np.empty(0)
+        return scores, reference, None
+    return scores, model.score(texts), model.auc
+
+
+def _reference_texts(job: Job, criterion: CriterionConfig, seed: int) -> list[str]:
+    index = read_index(job.out, "targets")
+    return sample_texts(
+        index, n_bytes=_SAMPLE_BYTES, seed=seed, domains=criterion.targets or index.domains
+    )
+
+
+def _perplexity(
+    job: Job, name: str, criterion: CriterionConfig, prepared: Prepared, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Score token ids; the reference's own score is that of documents not counted."""
+    targets = prepared.targets
+    assert targets is not None, "checked before"
+    wanted = [
+        place
+        for place, one in enumerate(targets.domains)
+        if one in (criterion.targets or targets.domains)
+    ]
+    own = np.flatnonzero(np.isin(targets.domain, wanted) & (targets.side == 0))
+    held = stream(seed, "quality", name).random(len(own)) < 0.2
+    store = prepared.store
+    model = BigramModel.fit(_ids(targets, own[~held]), vocabulary_size=store.vocabulary_size)
+    reference = _token_scores(model, targets, own[held])
+    final = BigramModel.fit(_ids(targets, own), vocabulary_size=store.vocabulary_size)
+    scores = _token_scores(final, store, np.arange(len(store.keys)))
+    folder = job.folder("labels", name)
+    if not artifacts.is_done(folder):
+        with artifacts.writing(
+            folder,
+            stage="label",
+            settings={"column": name, "scorer": "perplexity"},
+            seed=0,
+            inputs={"targets": artifacts.digest_of(job.folder("targets", "tokens"))},
+        ) as aside:
+            for place, shard in enumerate(store.shards):
+                part = store.shard == place
+                table = pa.table({"key": store.keys[part], SCORE: scores[part].astype(np.float32)})
+                pq.write_table(table, aside / f"{shard}.parquet", compression="zstd")
+    return scores, reference
+
+
+def _ids(store: TokenStore, documents: IntArray) -> IntArray:
+    parts = [store.read(int(one), 0, int(store.n_tokens[one])) for one in documents]
+    return np.concatenate([*parts, np.zeros(0, dtype=np.uint16)]).astype(np.int64)
+
+
+def _token_scores(model: BigramModel, store: TokenStore, documents: IntArray) -> FloatArray:
+    scores = [np.zeros(0)]
+    for part in np.array_split(documents, max(1, len(documents) // 4096)):
+        if len(part):
+            scores.append(model.score(_ids(store, part), store.n_tokens[part]))
+    return np.concatenate(scores)
+
+
+def _check_targets(name: str, criterion: CriterionConfig, prepared: Prepared) -> None:
+    known = prepared.targets.domains if prepared.targets else ()
+    if criterion.kind != "heuristics" and not known:
+        raise ConfigError(
+            f"criterion {name!r} is learnt from the targets, and there are none. Give targets, or "
+            "leave the criterion out."
+        )
+    unknown = sorted(set(criterion.targets) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"criterion {name!r} names target {unknown[0]!r}, which does not exist; targets are "
+            f"{', '.join(known) or 'none'}."
+        )
+
+
+def _mean_rank(
+    reference: FloatArray, scores: FloatArray, criterion: CriterionConfig
+) -> float | None:
+    """Return the mean share of the pool's documents that are better than the reference's."""
+    if not len(reference):
+        return None
+    ranks = Normaliser.fit(scores, larger_is_better=criterion.turned).transform(reference)
+    return float(ranks.mean())
+
+
+def _warn(name: str, rank: float | None) -> None:
+    if rank is not None and rank > _WRONG_WAY:
+        logger.warning(
+            "criterion %r ranks the reference below the pool's average (mean rank %.2f; 0 is "
+            "best): is larger_is_better the right way round?",
+            name,
+            rank,
+        )
