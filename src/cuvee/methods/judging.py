@@ -1,8 +1,9 @@
 """The verdict: larger models on the chosen mixture and its rivals, judged on the unseen half."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -31,8 +32,14 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+Amend: TypeAlias = Callable[[str, TrainingSpec], TrainingSpec]
 _VERDICT = "verdict.json"
 _EQUIVALENT = "equivalent_tokens.json"
+
+
+def unchanged(_: str, spec: TrainingSpec) -> TrainingSpec:
+    """Leave a mixture's runs as they are."""
+    return spec
 
 
 def judge(
@@ -44,6 +51,7 @@ def judge(
     prepared: Prepared,
     target_tokens: int,
     seed: int,
+    amend: Amend = unchanged,
 ) -> None:
     """Train every mixture with every seed and compare; finished runs are not made again.
 
@@ -55,11 +63,17 @@ def judge(
         prepared: The pool and the targets.
         target_tokens: Token budget of the real run.
         seed: The command's seed.
+        amend: Completes the spec of a named mixture's runs, where it is more than a mixture.
     """
     folder = job.folder("verdict")
     if artifacts.is_done(folder):
         return
-    specs = _specs(job, settings, proxy, mixtures, prepared, target_tokens=target_tokens, seed=seed)
+    plain = _specs(job, settings, proxy, mixtures, prepared, target_tokens=target_tokens, seed=seed)
+    specs = {
+        run_name(name, number): amend(name, plain[run_name(name, number)])
+        for number in range(settings.n_seeds)
+        for name in mixtures
+    }
     runs = measure.measure(job, "validate", specs, job.folder("validation"), prepared)
     losses = measure.objective_losses(runs, prepared)
     tables = {

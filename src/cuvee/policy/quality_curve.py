@@ -17,7 +17,7 @@ from scipy.special import expit, roots_legendre
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.errors import DataError
-from cuvee.policy.ranks import RankTables, merge_scores
+from cuvee.policy.ranks import RankTables, merge_scores, token_ranks
 from cuvee.simplex import TOLERANCE
 
 CURVE = ("lambda", "omega", "eta", "epsilon")
@@ -228,6 +228,50 @@ class QualityCurve:
                 "domains each with merge, lambda, omega, eta and epsilon."
             ) from error
         return cls.of_vector(tuple(domains), criteria, np.array(rows).ravel())
+
+
+def curves_to_json(curves: Sequence[QualityCurve]) -> dict[str, Json]:
+    """Return one curve, or a union of several, as plain JSON."""
+    if len(curves) == 1:
+        return curves[0].to_json()
+    return {"union": [curve.to_json() for curve in curves]}
+
+
+def curves_from_json(data: Mapping[str, Json]) -> tuple[QualityCurve, ...]:
+    """Make the curves from the answer of `curves_to_json`.
+
+    Raises:
+        DataError: A key is missing or a value is not allowed.
+    """
+    union = data.get("union")
+    if union is None:
+        return (QualityCurve.from_json(data),)
+    return tuple(QualityCurve.from_json(one) for one in cast(Sequence[Mapping[str, Json]], union))
+
+
+def pool_copies(
+    curves: Sequence[QualityCurve],
+    *,
+    normalised: FloatArray,
+    n_tokens: IntArray,
+    domain: IntArray,
+) -> FloatArray:
+    """Evaluate curves on documents held in memory, ranks exact among them.
+
+    Args:
+        curves: One, or several whose union is taken: the largest copies of any.
+        normalised: (n_documents, n_criteria) criteria on one scale, smaller is better.
+        n_tokens: (n_documents,) lengths.
+        domain: (n_documents,) positions in the curves' domains.
+
+    Returns:
+        (n_documents,) expected copies.
+    """
+    found = np.zeros(len(domain))
+    for curve in curves:
+        merged = merge_scores(np.asarray(normalised, dtype=np.float64), domain, curve.merge)
+        found = np.maximum(found, curve.copies(token_ranks(merged, n_tokens, domain), domain))
+    return found
 
 
 def parameter_names(domains: Sequence[str], criteria: Sequence[str]) -> tuple[str, ...]:

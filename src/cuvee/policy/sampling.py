@@ -102,6 +102,32 @@ def draw_copies(expected: FloatArray, keys: KeyArray, *, seed: int) -> IntArray:
     return whole.astype(np.int64) + drawn.astype(np.int64)
 
 
+def discard(
+    copies: IntArray, n_tokens: IntArray, keys: KeyArray, *, quota: int, seed: int
+) -> IntArray:
+    """Leave documents out, any as likely as another, until a token budget is met.
+
+    Scaling expected copies instead would bend the curve they come from at whole numbers.
+
+    Args:
+        copies: (n_documents,) drawn.
+        n_tokens: (n_documents,) lengths.
+        keys: (n_documents,) unique keys.
+        quota: Tokens to keep, at least 0.
+        seed: The run's seed.
+
+    Returns:
+        (n_documents,) copies; a document keeps all of its own or none, and the last is kept whole.
+        All of them where they hold no more tokens than the quota.
+    """
+    order = document_order(keys, seed=seed, purpose="discard")
+    tokens = (copies * n_tokens)[order]
+    before = np.cumsum(tokens) - tokens
+    kept = np.zeros(len(copies), dtype=np.int64)
+    kept[order] = np.where(before < quota, copies[order], 0)
+    return kept
+
+
 def interleave(counts: IntArray, rng: np.random.Generator) -> IntArray:
     """Spread each domain's sequences evenly over a run.
 

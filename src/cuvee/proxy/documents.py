@@ -8,8 +8,7 @@ from cuvee.arrays import IntArray
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError, DataError
 from cuvee.policy.mixture import Mixture
-from cuvee.policy.quality_curve import QualityCurve
-from cuvee.policy.ranks import merge_scores, token_ranks
+from cuvee.policy.quality_curve import curves_from_json, pool_copies
 from cuvee.policy.sampling import draw_copies, subset
 from cuvee.proxy.batches import EvaluationSet, TrainingPlan, WindowStream, evaluation_set
 from cuvee.proxy.spec import TrainingSpec
@@ -114,24 +113,24 @@ def sample_documents(
         ConfigError: The curve's domains are not the pool's.
         DataError: The curve takes no document.
     """
-    curve = QualityCurve.from_json(run.curve or {})
-    if curve.domains != store.domains or run.quality is None:
+    curves = curves_from_json(run.curve or {})
+    if any(curve.domains != store.domains for curve in curves) or run.quality is None:
         raise ConfigError(
-            f"the quality curve's domains {', '.join(curve.domains)} are not the pool's "
+            f"the quality curve's domains {', '.join(curves[0].domains)} are not the pool's "
             f"{', '.join(store.domains)}, or there is no file of criteria."
         )
-    normalised = np.load(run.quality, mmap_mode="r", allow_pickle=False)
+    criteria = np.load(run.quality, mmap_mode="r", allow_pickle=False)
+    own = np.concatenate([documents[name] for name in store.domains])
+    domain = store.domain[own].astype(np.int64)
+    expected = pool_copies(
+        curves, normalised=criteria[own], n_tokens=store.n_tokens[own], domain=domain
+    )
+    drawn = draw_copies(expected, store.keys[own], seed=run.evaluation_seed)
     taken, copies, tokens = {}, {}, []
     for index, name in enumerate(store.domains):
-        own = documents[name]
-        domain = np.full(len(own), index, dtype=np.int64)
-        merged = merge_scores(np.asarray(normalised[own], dtype=np.float64), domain, curve.merge)
-        ranks = token_ranks(merged, store.n_tokens[own], domain)
-        expected = curve.copies(ranks, domain)
-        drawn = draw_copies(expected, store.keys[own], seed=run.evaluation_seed)
-        kept = drawn > 0
+        kept = (domain == index) & (drawn > 0)
         taken[name], copies[name] = own[kept], drawn[kept]
-        tokens.append(float((drawn * store.n_tokens[own]).sum()))
+        tokens.append(float((drawn[kept] * store.n_tokens[own[kept]]).sum()))
     if not any(tokens):
         raise DataError(
             "the quality curve takes no document of any domain; raise the thresholds of the prior "

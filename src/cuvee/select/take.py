@@ -1,5 +1,6 @@
 """Decide which documents a selection holds, how often, and in which phase."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +77,43 @@ def take(
             )
         quota = int(plan.planned_tokens[index])
         copies[own] = take_quota(key[own], n_tokens[own], quota=quota, seed=seed)
+    taken = _taken(tables, copies)
+    if len(plan.phase_tokens) > 1:
+        _assign_phases(taken, plan.phase_tokens, seed)
+    return taken
+
+
+def take_copies(shards: tuple[Shard, ...], tokens: Path, copies: IntArray) -> TakenDocuments:
+    """Take documents as often as a policy has drawn them.
+
+    Args:
+        shards: The pool's shards.
+        tokens: Token store: below it ``<shard name>/documents.parquet``.
+        copies: (n_documents,) of all documents, in the order of the token store.
+
+    Returns:
+        The documents with at least one copy, all in one phase.
+
+    Raises:
+        ArtifactError: The token store is of another pool.
+    """
+    tables = [_read_documents(tokens / shard.name / "documents.parquet") for shard in shards]
+    n_documents = sum(part.num_rows for part in tables)
+    if n_documents != len(copies):
+        raise ArtifactError(
+            f"the token store holds {n_documents} documents, but copies were drawn for "
+            f"{len(copies)}. Run the label stage again."
+        )
+    return _taken(tables, copies)
+
+
+def _taken(tables: Sequence[pa.Table], copies: IntArray) -> TakenDocuments:
+    table = pa.concat_tables(tables)
+    key, n_tokens = table["key"].to_numpy(), table["n_tokens"].to_numpy()
+    domain = table["domain"].to_numpy().astype(np.int64)
     kept = np.flatnonzero(copies)
     lengths = [len(part) for part in tables]
-    taken = TakenDocuments(
+    return TakenDocuments(
         shard=np.repeat(np.arange(len(tables), dtype=np.int64), lengths)[kept],
         row=table["row"].to_numpy()[kept],
         key=key[kept],
@@ -89,9 +124,6 @@ def take(
         phases=np.zeros(int(copies.sum()), dtype=np.int64),
         first=np.cumsum(copies[kept]) - copies[kept],
     )
-    if len(plan.phase_tokens) > 1:
-        _assign_phases(taken, plan.phase_tokens, seed)
-    return taken
 
 
 def _read_documents(path: Path) -> pa.Table:

@@ -27,7 +27,7 @@ from cuvee.randomness import hash64
 from cuvee.select.budget import SelectConfig, SelectionPlan
 from cuvee.select.reread import FoundDocuments, reread
 from cuvee.select.shuffle import Buckets, pieces
-from cuvee.select.take import TakenDocuments, take
+from cuvee.select.take import TakenDocuments, take, take_copies
 
 MIXTURE = "mixture.json"
 LINEAGE = "lineage.parquet"
@@ -137,6 +137,7 @@ def write_selection(
     source: SelectionSource,
     settings: SelectConfig,
     seed: int,
+    copies: IntArray | None = None,
 ) -> Selection:
     """Write the documents of a mixture as shuffled Parquet shards.
 
@@ -153,6 +154,8 @@ def write_selection(
         source: The pool and its token store.
         settings: Shard size and compression.
         seed: The run's seed.
+        copies: (n_documents,) of all documents, in the order of the token store, where a policy has
+            drawn them; None takes whole documents in hash order up to the plan's tokens.
 
     Returns:
         What was met.
@@ -162,7 +165,10 @@ def write_selection(
         DataError: A shard changed since it was tokenised.
     """
     shards = list_shards(source.pool)
-    documents = take(shards, source.tokens, plan, seed=seed)
+    if copies is None:
+        documents = take(shards, source.tokens, plan, seed=seed)
+    else:
+        documents = take_copies(shards, source.tokens, copies)
     described: Json = {
         "select": config.dump(settings),
         "mixture": mixture.to_json(),
