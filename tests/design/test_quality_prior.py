@@ -9,7 +9,7 @@ from cuvee.design.quality_prior import QualityPriorConfig, draw_vectors, mean_ve
 from cuvee.policy.quality_curve import QualityCurve
 from cuvee.randomness import stream
 
-PAPER = QualityPriorConfig(steepness="linear")
+PAPER = QualityPriorConfig(steepness="linear", largest_threshold=0.1)
 N_DOMAINS, N_CRITERIA = 26, 3
 
 
@@ -64,3 +64,10 @@ def test_means_keep_the_simplex_and_the_space_of_the_prior() -> None:
     np.testing.assert_allclose(mean.steepness, np.exp(np.log(single).mean(axis=0)))
     plain = _curves(mean_vector(PAPER, vectors, n_domains=N_DOMAINS, n_criteria=N_CRITERIA)[None])
     np.testing.assert_allclose(plain[0].steepness, single.mean(axis=0))
+
+
+def test_the_mean_draw_meets_the_budget() -> None:
+    """Without a largest threshold it is twice the budget's share of the pool, at most 1."""
+    assert QualityPriorConfig().for_budget(0.2).largest_threshold == pytest.approx(0.4)
+    assert QualityPriorConfig().for_budget(0.9).largest_threshold == 1.0
+    assert PAPER.for_budget(0.9) == PAPER

@@ -4,7 +4,7 @@ Source: QuaDMix (arXiv:2504.16511), Algorithm 1; docs/papers/quadmix.md says whi
 readings of lambda is the default, and why.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -24,19 +24,21 @@ class QualityPriorConfig:
     """log: lambda is 10^(3 u), u uniform; linear: 1000 u, a near step for most draws."""
     largest_steepness: float = 1000.0
     """Largest lambda."""
-    largest_threshold: float = 0.1
-    """Largest omega: the largest share of a domain's tokens that is sampled at the curve's top.
-    QuaDMix: 0.1."""
+    largest_threshold: float | None = None
+    """Largest omega: the largest share of a domain's tokens that is taken for its quality. None:
+    twice the token budget's share of the pool, so that the mean draw meets the budget. QuaDMix:
+    0.1."""
     smallest_threshold: float = 0.0
     """Smallest omega. QuaDMix: 0."""
     largest_base: float = 0.001
     """Largest epsilon: copies of documents beyond the threshold."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.smallest_threshold < self.largest_threshold <= 1.0:
+        largest = 1.0 if self.largest_threshold is None else self.largest_threshold
+        if not 0.0 <= self.smallest_threshold < largest <= 1.0:
             raise ConfigError(
-                f"thresholds are {self.smallest_threshold:g} to {self.largest_threshold:g}; they "
-                "must rise within [0, 1]."
+                f"thresholds are {self.smallest_threshold:g} to {largest:g}; they must rise within "
+                "[0, 1]."
             )
         if not self.largest_steepness > 1.0:
             raise ConfigError(
@@ -44,6 +46,17 @@ class QualityPriorConfig:
             )
         if not 0.0 <= self.largest_base <= 1.0:
             raise ConfigError(f"largest_base is {self.largest_base:g}; it must lie in [0, 1].")
+
+    def for_budget(self, share: float) -> "QualityPriorConfig":
+        """Fill in the largest threshold.
+
+        Args:
+            share: Token budget over the pool's tokens.
+        """
+        if self.largest_threshold is not None:
+            return self
+        largest = max(min(2.0 * share, 1.0), self.smallest_threshold + 1e-6)
+        return replace(self, largest_threshold=largest)
 
 
 def draw_vectors(
@@ -76,7 +89,9 @@ def draw_vectors(
         steepness = config.largest_steepness ** u[..., 0]
     else:
         steepness = np.maximum(config.largest_steepness * u[..., 0], 1e-6)
-    room = config.largest_threshold - config.smallest_threshold
+    largest = config.for_budget(1.0).largest_threshold
+    assert largest is not None, "filled in"
+    room = largest - config.smallest_threshold
     curve = np.stack(
         [
             steepness,

@@ -51,3 +51,23 @@ CONTINUAL_DEFAULT: Mapping[str, Any] = {
     "proxy": {"points": [0.25, 0.5, 1.0], "repetition_matched": False},
 }
 """Continued training stands for itself; its points are the horizons."""
+
+QUADMIX_PAPER: Mapping[str, Any] = {
+    "proxy": {
+        "size": "1m",
+        "n_tokens": 1_000_000_000,
+        "context": 2048,
+        "batch_tokens": 1_048_576,
+        "learning_rate": 4e-4,
+        "repetition_matched": False,
+    },
+    "prior": {"steepness": "linear", "largest_threshold": 0.1},
+    "curves": {
+        "n_runs": 3000,
+        "n_simulated": 100_000,
+        "n_best": 10,
+        "regressions": ["trees"],
+        "features": ["parameters"],
+    },
+}
+"""Settings of QuaDMix (arXiv:2504.16511); docs/papers/quadmix.md says what differs."""

@@ -1,0 +1,107 @@
+"""Curves that QuaDMix is compared with: everything once, the best by one criterion, their union."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from cuvee.arrays import FloatArray, IntArray
+from cuvee.corpus.store import TokenStore
+from cuvee.policy.quality_curve import QualityCurve, pool_copies
+
+NATURAL = "natural"
+UNION = "union-of-tops"
+_HALVINGS = 30
+
+
+def natural_curve(domains: tuple[str, ...], criteria: tuple[str, ...]) -> QualityCurve:
+    """Return the curve that takes every document once."""
+    return _curve(domains, criteria, np.full(len(criteria), 1.0 / len(criteria)), 1.0)
+
+
+def top_curve(
+    store: TokenStore, normalised: FloatArray, criteria: tuple[str, ...], column: int, n_tokens: int
+) -> QualityCurve:
+    """Return the curve that takes the pool's best documents by one criterion, whatever the domain.
+
+    Args:
+        store: The pool.
+        normalised: (n_documents, n_criteria) criteria on one scale, smaller is better.
+        criteria: (n_criteria,) names.
+        column: Which criterion.
+        n_tokens: Tokens to take.
+    """
+    train = np.flatnonzero(store.side == 0)
+    scores, tokens = normalised[train, column], store.n_tokens[train]
+    order = np.lexsort((store.keys[train], scores))
+    before = np.cumsum(tokens[order]) - tokens[order]
+    taken = order[before < n_tokens]
+    n_domains = len(store.domains)
+    part, whole = (
+        np.bincount(store.domain[train][rows], weights=tokens[rows], minlength=n_domains)
+        for rows in (taken, np.arange(len(train)))
+    )
+    merge = np.zeros(len(criteria))
+    merge[column] = 1.0
+    return _curve(store.domains, criteria, merge, part / whole)
+
+
+def union_of_tops(
+    store: TokenStore, normalised: FloatArray, criteria: tuple[str, ...], n_tokens: int
+) -> tuple[QualityCurve, ...]:
+    """Return the best by each criterion, so many of each that their union has the tokens."""
+    low, high = 0.0, float(n_tokens)
+    train = np.flatnonzero(store.side == 0)
+    domain: IntArray = store.domain[train].astype(np.int64)
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        curves = _tops(store, normalised, criteria, round(middle))
+        copies = pool_copies(
+            curves, normalised=normalised[train], n_tokens=store.n_tokens[train], domain=domain
+        )
+        if float((copies * store.n_tokens[train]).sum()) > n_tokens:
+            high = middle
+        else:
+            low = middle
+        if high - low < 1e-3 * n_tokens:
+            break
+    return _tops(store, normalised, criteria, round(low))
+
+
+def baselines(
+    store: TokenStore, normalised: FloatArray, criteria: tuple[str, ...], n_tokens: int
+) -> Mapping[str, tuple[QualityCurve, ...]]:
+    """Return what a chosen curve must beat at equal tokens, by name."""
+    tops = _tops(store, normalised, criteria, n_tokens)
+    named: dict[str, tuple[QualityCurve, ...]] = {
+        NATURAL: (natural_curve(store.domains, criteria),)
+    }
+    named |= {f"top-{name}": (curve,) for name, curve in zip(criteria, tops, strict=True)}
+    if len(criteria) > 1:
+        named[UNION] = union_of_tops(store, normalised, criteria, n_tokens)
+    return named
+
+
+def _tops(
+    store: TokenStore, normalised: FloatArray, criteria: tuple[str, ...], n_tokens: int
+) -> tuple[QualityCurve, ...]:
+    return tuple(
+        top_curve(store, normalised, criteria, column, n_tokens) for column in range(len(criteria))
+    )
+
+
+def _curve(
+    domains: tuple[str, ...],
+    criteria: tuple[str, ...],
+    merge: FloatArray,
+    threshold: FloatArray | float,
+) -> QualityCurve:
+    n_domains = len(domains)
+    return QualityCurve(
+        domains=domains,
+        criteria=criteria,
+        merge=np.tile(merge, (n_domains, 1)),
+        steepness=np.ones(n_domains),
+        threshold=np.broadcast_to(np.asarray(threshold, dtype=np.float64), (n_domains,)).copy(),
+        exponent=np.zeros(n_domains),
+        base=np.zeros(n_domains),
+    )

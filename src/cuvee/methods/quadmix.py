@@ -1,0 +1,425 @@
+"""QuaDMix: quality and diversity in one sampling function, its parameters found by proxies.
+
+    1  q_1 ... q_N     quality criteria of every document, on one scale
+    2  theta_i         parameters drawn from their prior: merge weights and a curve a domain
+    3  y_it            loss of a proxy trained on what theta_i samples, on target t
+    4  f_t             regression of y_t on theta, or on what theta makes of the pool
+    5  theta*          mean of the best of many drawn vectors under sum_t w_t f_t
+    6  the verdict     larger models on theta*, everything once, and each criterion's best
+
+Source: QuaDMix (arXiv:2504.16511); docs/papers/quadmix.md lists where this differs and why.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+
+from cuvee import artifacts, config
+from cuvee.arrays import IntArray
+from cuvee.artifacts import Json
+from cuvee.corpus.scan import read_index
+from cuvee.design.quality_prior import QualityPriorConfig, draw_vectors
+from cuvee.errors import ConfigError
+from cuvee.executors import one_thread
+from cuvee.methods import chain, curves, judging, measure
+from cuvee.methods.chain import ChainConfig, open_stores
+from cuvee.methods.curve_search import (
+    CurvesConfig,
+    MeasuredCurves,
+    compare_regressions,
+    find_curve,
+)
+from cuvee.methods.job import Job, claimed
+from cuvee.methods.pool import Prepared
+from cuvee.methods.presets import QUADMIX_PAPER
+from cuvee.methods.quality import (
+    NORMALISED,
+    CriterionConfig,
+    Quality,
+    label_quality,
+    read_quality,
+)
+from cuvee.policy.induced import PoolSample
+from cuvee.policy.mixture import Mixture
+from cuvee.policy.quality_curve import (
+    QualityCurve,
+    curves_to_json,
+    parameter_names,
+    pool_copies,
+)
+from cuvee.policy.ranks import Normalisation
+from cuvee.policy.sampling import discard, draw_copies
+from cuvee.proxy.machine import choose_device
+from cuvee.proxy.spec import TrainingSpec
+from cuvee.proxy.sweep import training_spec
+from cuvee.randomness import integer_seed, stream
+from cuvee.select.budget import SelectionPlan
+from cuvee.select.write import SelectionSource, write_selection
+from cuvee.simplex import normalise
+from cuvee.tables.runs import read_runs
+from cuvee.tables.vectors import Vectors, read_vectors, write_vectors
+
+CHOSEN = "chosen"
+_VECTORS, _SCORES, _CURVE, _FOUND = "vectors.parquet", "scores.json", "curve.json", "found.json"
+
+
+def _default_criteria() -> dict[str, CriterionConfig]:
+    return {
+        "clean": CriterionConfig(kind="heuristics"),
+        "reference": CriterionConfig(kind="classifier"),
+        "importance": CriterionConfig(kind="importance"),
+        "fluent": CriterionConfig(kind="perplexity"),
+    }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuaDMixConfig(ChainConfig):
+    """All settings of `cuvee run quadmix`."""
+
+    preset: Literal["default", "paper"] = "default"
+    """paper: the paper's own settings wherever the file is silent."""
+    criteria: Mapping[str, CriterionConfig] = field(default_factory=_default_criteria)
+    """Quality criteria by name."""
+    normalisation: Normalisation = "rank"
+    """How criteria are put on one scale."""
+    prior: QualityPriorConfig = field(default_factory=QualityPriorConfig)
+    curves: CurvesConfig = field(default_factory=CurvesConfig)
+
+    def __post_init__(self) -> None:
+        ChainConfig.__post_init__(self)
+        if not self.criteria:
+            raise ConfigError("criteria is empty; name at least one quality criterion.")
+        if "domain" in self.criteria:
+            raise ConfigError("criterion 'domain' has the name of the domains' label; rename it.")
+        if len(self.phases) > 1:
+            raise ConfigError("phases are not searched over quality curves; leave them out.")
+        if self.curves.n_runs < len(self.criteria) + 8:
+            raise ConfigError(
+                f"curves.n_runs is {self.curves.n_runs}; with {len(self.criteria)} criteria give "
+                f"at least {len(self.criteria) + 8}."
+            )
+
+
+def load_config(path: Path, overrides: tuple[str, ...] = ()) -> QuaDMixConfig:
+    """Read a config file; ``preset: paper`` fills in the paper's settings where it is silent."""
+    presets = {"default": {}, "paper": QUADMIX_PAPER}
+    return config.load(QuaDMixConfig, path, overrides, presets=presets)
+
+
+def run(settings: QuaDMixConfig, job: Job) -> None:
+    """Run the whole chain; finished stages are not made again."""
+    choose_device(settings.proxy.device)
+    for step in STEPS.values():
+        step(settings, job)
+
+
+def label(settings: QuaDMixConfig, job: Job) -> None:
+    """Read, split and tokenise pool and targets, and compute every criterion."""
+    chain.label(settings, job)
+    prepared = open_stores(settings, job)
+    with claimed(job.out, settings), job.stage("quality"), one_thread():
+        label_quality(
+            job,
+            settings.criteria,
+            pool=settings.pool,
+            prepared=prepared,
+            normalisation=settings.normalisation,
+            seed=settings.seed,
+        )
+
+
+def design(settings: QuaDMixConfig, job: Job) -> None:
+    """Draw the vectors to be measured."""
+    prepared = open_stores(settings, job)
+    folder = job.folder("design")
+    if artifacts.is_done(folder):
+        return
+    quality = read_quality(job.folder("quality"))
+    domains, criteria = prepared.store.domains, quality.criteria
+    budget = chain.target_tokens(settings, prepared)
+    rows = {"natural": curves.natural_curve(domains, criteria)}
+    for column, name in enumerate(criteria):
+        rows[f"top-{name}"] = curves.top_curve(
+            prepared.store, quality.normalised, criteria, column, given(prepared, budget)
+        )
+    n_drawn = settings.curves.n_runs - len(rows)
+    drawn = draw_vectors(
+        _prior(settings, prepared),
+        n=n_drawn,
+        n_domains=len(domains),
+        n_criteria=len(criteria),
+        rng=stream(settings.seed, "design"),
+    )
+    made = Vectors(
+        run_ids=(*rows, *(f"draw-{number:03d}" for number in range(n_drawn))),
+        kinds=("natural", *("top" for _ in criteria), *("draw" for _ in range(n_drawn))),
+        names=parameter_names(domains, criteria),
+        values=np.vstack([*(curve.vector for curve in rows.values()), drawn]),
+    )
+    with artifacts.writing(
+        folder,
+        stage="design",
+        settings=config.dump(settings.prior),
+        seed=settings.seed,
+        inputs={"quality": artifacts.digest_of(job.folder("quality"))},
+    ) as aside:
+        write_vectors(aside / _VECTORS, made)
+
+
+def train(settings: QuaDMixConfig, job: Job) -> None:
+    """Train a proxy on what each vector samples."""
+    prepared = open_stores(settings, job)
+    with job.stage("train"):
+        specs = sweep_specs(settings, job, prepared)
+        runs = measure.measure(job, "train proxies", specs, job.folder("sweep"), prepared)
+        measure.write_measured(job, runs, seed=settings.seed, sweep=job.folder("sweep"))
+
+
+def fit(settings: QuaDMixConfig, job: Job) -> None:
+    """Compare regressions on folds left out and write which ranks the objective best."""
+    prepared = open_stores(settings, job)
+    folder = job.folder("predictor")
+    if artifacts.is_done(folder):
+        return
+    with job.stage("fit"), one_thread():
+        ranks = compare_regressions(
+            _measured(settings, job, prepared), settings.curves, seed=settings.seed
+        )
+    with artifacts.writing(
+        folder,
+        stage="fit",
+        settings=config.dump(settings.curves),
+        seed=settings.seed,
+        inputs={"runs": artifacts.digest_of(job.folder("runs"))},
+    ) as aside:
+        best = max(ranks, key=lambda name: ranks[name])
+        artifacts.write_json(aside / _SCORES, {"chosen": best, "ranks": cast(Json, ranks)})
+
+
+def search(settings: QuaDMixConfig, job: Job) -> None:
+    """Average the best predicted of many drawn vectors."""
+    prepared = open_stores(settings, job)
+    folder = job.folder("optimum")
+    if artifacts.is_done(folder):
+        return
+    with job.stage("search"), one_thread():
+        scores = cast(dict[str, str], artifacts.read_json(job.folder("predictor") / _SCORES))
+        wanted = given(prepared, chain.target_tokens(settings, prepared))
+        curve, found = find_curve(
+            _measured(settings, job, prepared),
+            settings.curves,
+            chosen=scores["chosen"],
+            prior=_prior(settings, prepared),
+            least_share=wanted / int(prepared.statistics.n_tokens.sum()) / settings.max_epochs,
+            seed=settings.seed,
+            on_progress=lambda done, total: job.progress("search", done, total, ""),
+        )
+    with artifacts.writing(
+        folder,
+        stage="search",
+        settings=config.dump(settings.curves),
+        seed=settings.seed,
+        inputs={"predictor": artifacts.digest_of(job.folder("predictor"))},
+    ) as aside:
+        artifacts.write_json(aside / _CURVE, curve.to_json())
+        artifacts.write_json(aside / _FOUND, found)
+
+
+def select(settings: QuaDMixConfig, job: Job) -> None:
+    """Write what the chosen curve samples, evenly discarded to the token budget."""
+    prepared = open_stores(settings, job)
+    folder = job.folder("selection")
+    if artifacts.is_done(folder):
+        return
+    budget = settings.select.n_tokens or chain.target_tokens(settings, prepared)
+    with job.stage("select"):
+        copies = _copies(settings, job, prepared, (read_curve(job),), budget)
+        store, statistics = prepared.store, prepared.statistics
+        sums = np.bincount(
+            store.domain, weights=copies * store.n_tokens, minlength=len(store.domains)
+        )
+        planned = sums.astype(np.int64)
+        mixture = Mixture.flat(store.domains, normalise(sums))
+        write_selection(
+            folder,
+            mixture,
+            SelectionPlan(
+                domains=store.domains,
+                n_tokens=int(planned.sum()),
+                planned_tokens=planned,
+                pool_tokens=statistics.n_tokens,
+                phase_tokens=planned[None, :],
+            ),
+            source=SelectionSource(
+                pool=settings.pool,
+                tokens=job.folder("tokens"),
+                tokenizer=artifacts.digest_of(job.folder("tokenizer")),
+                fingerprint=read_index(job.out).fingerprint,
+                inputs={
+                    "optimum": artifacts.digest_of(job.folder("optimum")),
+                    "quality": artifacts.digest_of(job.folder("quality")),
+                },
+            ),
+            settings=settings.select,
+            seed=settings.seed,
+            copies=copies,
+        )
+
+
+def validate(settings: QuaDMixConfig, job: Job) -> None:
+    """Train larger models on the chosen curve and its baselines, and judge."""
+    prepared = open_stores(settings, job)
+    quality = job.folder("quality") / NORMALISED
+    rivals = rival_curves(settings, job, prepared)
+    sample = _sample(settings, prepared, read_quality(job.folder("quality")))
+    mixtures = {
+        name: Mixture.flat(prepared.store.domains, sample.induce(some[0]).shares)
+        for name, some in rivals.items()
+    }
+    for name, weights in judging.named_mixtures(settings.validate, prepared.store.domains).items():
+        mixtures[name] = Mixture.flat(prepared.store.domains, weights)
+
+    def amend(name: str, spec: TrainingSpec) -> TrainingSpec:
+        if name not in rivals:
+            return spec
+        return replace(spec, curve=curves_to_json(rivals[name]), quality=str(quality))
+
+    with job.stage("validate"):
+        judging.judge(
+            job,
+            settings.validate,
+            proxy=settings.proxy,
+            mixtures=mixtures,
+            prepared=prepared,
+            target_tokens=chain.target_tokens(settings, prepared),
+            seed=settings.seed,
+            amend=amend,
+        )
+
+
+def rival_curves(
+    settings: QuaDMixConfig, job: Job, prepared: Prepared
+) -> dict[str, tuple[QualityCurve, ...]]:
+    """Return the curves to be judged: chosen, natural, each criterion's best, their union."""
+    quality = read_quality(job.folder("quality"))
+    budget = given(prepared, chain.target_tokens(settings, prepared))
+    others = curves.baselines(prepared.store, quality.normalised, quality.criteria, budget)
+    return {CHOSEN: (read_curve(job),), **others}
+
+
+def read_curve(job: Job) -> QualityCurve:
+    """Read the finished search's answer."""
+    folder = artifacts.require(job.folder("optimum"), made_by="cuvee search")
+    return QualityCurve.from_json(cast(Mapping[str, Json], artifacts.read_json(folder / _CURVE)))
+
+
+def read_found(job: Job) -> Mapping[str, Json]:
+    """Read what was predicted for the search's answer, and beside it."""
+    folder = artifacts.require(job.folder("optimum"), made_by="cuvee search")
+    return cast(Mapping[str, Json], artifacts.read_json(folder / _FOUND))
+
+
+def given(prepared: Prepared, budget: int) -> int:
+    """Return the tokens of the given text that stand for a budget of the real pool."""
+    statistics = prepared.statistics
+    share = budget / int(statistics.available_tokens.sum())
+    return round(min(share, 1.0) * int(statistics.n_tokens.sum()))
+
+
+def sweep_specs(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> dict[str, TrainingSpec]:
+    """Describe every run of the design."""
+    quality = read_quality(job.folder("quality"))
+    made = read_vectors(artifacts.require(job.folder("design"), made_by="cuvee design") / _VECTORS)
+    inputs = measure.sweep_inputs(
+        job, prepared, settings.proxy, target_tokens=chain.target_tokens(settings, prepared)
+    )
+    rate = measure.learning_rate(job, prepared, settings.proxy, inputs, seed=settings.seed)
+    run_seed = integer_seed(stream(settings.seed, "proxy"))
+    sample = _sample(settings, prepared, quality)
+    path = str(job.folder("quality") / NORMALISED)
+    specs = {}
+    for run_id, vector in zip(made.run_ids, made.values, strict=True):
+        curve = QualityCurve.of_vector(prepared.store.domains, quality.criteria, vector)
+        spec = training_spec(
+            settings.proxy,
+            inputs,
+            Mixture.flat(prepared.store.domains, sample.induce(curve).shares),
+            seed=settings.seed,
+            run_seed=run_seed,
+            learning_rate=rate,
+        )
+        specs[run_id] = replace(spec, curve=curve.to_json(), quality=path)
+    return specs
+
+
+def _measured(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> MeasuredCurves:
+    made = read_vectors(job.folder("design") / _VECTORS)
+    runs = read_runs(artifacts.require(job.folder("runs"), made_by="cuvee train") / "runs.parquet")
+    kept = ~runs.diverged
+    quality = read_quality(job.folder("quality"))
+    return MeasuredCurves(
+        vectors=made.values[kept],
+        losses=measure.objective_losses(runs, prepared)[kept],
+        objective=prepared.objective,
+        sample=_sample(settings, prepared, quality),
+        criteria=quality.criteria,
+    )
+
+
+def _sample(settings: QuaDMixConfig, prepared: Prepared, quality: Quality) -> PoolSample:
+    store = prepared.store
+    train = np.flatnonzero(store.side == 0)
+    return PoolSample.choose(
+        store.domains,
+        keys=store.keys[train],
+        domain=store.domain[train].astype(np.int64),
+        n_tokens=store.n_tokens[train],
+        normalised=quality.normalised[train],
+        most=settings.curves.sample_documents,
+        seed=settings.seed,
+    )
+
+
+def _prior(settings: QuaDMixConfig, prepared: Prepared) -> QualityPriorConfig:
+    pool = int(prepared.statistics.available_tokens.sum())
+    return settings.prior.for_budget(chain.target_tokens(settings, prepared) / pool)
+
+
+def _copies(
+    settings: QuaDMixConfig,
+    job: Job,
+    prepared: Prepared,
+    some: tuple[QualityCurve, ...],
+    budget: int,
+) -> IntArray:
+    """Draw the copies of every document and discard evenly what is beyond the budget."""
+    store = prepared.store
+    quality = read_quality(job.folder("quality"))
+    train = np.flatnonzero(store.side == 0)
+    expected = pool_copies(
+        some,
+        normalised=quality.normalised[train],
+        n_tokens=store.n_tokens[train],
+        domain=store.domain[train].astype(np.int64),
+    )
+    copies = np.zeros(len(store.keys), dtype=np.int64)
+    drawn = draw_copies(expected, store.keys[train], seed=settings.seed)
+    copies[train] = discard(
+        drawn, store.n_tokens[train], store.keys[train], quota=budget, seed=settings.seed
+    )
+    return copies
+
+
+STEPS: Mapping[str, Callable[[QuaDMixConfig, Job], None]] = {
+    "label": label,
+    "design": design,
+    "train": train,
+    "fit": fit,
+    "search": search,
+    "select": select,
+    "validate": validate,
+}
+"""The arrows of the chain, in order; each is also a verb of the command line."""
