@@ -39,9 +39,7 @@ class NamedPredictor:
         """
         return self.model.predict(weights)
 
-    def change(
-        self, weights: FloatArray, base: FloatArray
-    ) -> tuple[FloatArray, FloatArray | None]:
+    def change(self, weights: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray | None]:
         """Predict how the expected losses change from one mixture to others.
 
         Args:
