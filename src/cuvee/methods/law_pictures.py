@@ -21,7 +21,7 @@ from cuvee.tables.study import Study
 
 CONFIDENCE = 0.9
 """Coverage of the bands over shares: each end is where the critical share's interval ends."""
-_N_SHOWN = 4
+_N_SHOWN = 3
 _N_CURVE = 20
 
 
@@ -38,7 +38,7 @@ class _Laws:
 
 
 def scaling(job: Job, *, sizes: tuple[str, ...], objective: FloatArray) -> ScalingSection:
-    """Draw a run's laws again, from its best predicted mixture to its worst.
+    """Draw a run's laws again for a few mixtures, from its best predicted one down.
 
     Args:
         job: A finished run of mixing laws.
@@ -47,7 +47,8 @@ def scaling(job: Job, *, sizes: tuple[str, ...], objective: FloatArray) -> Scali
     """
     study, found = studies.read(job)
     checks = studies.checked(job)
-    shown = studies.choose(found, objective, _N_SHOWN, among=tuple(checks))
+    # The worst mixture is often far off and would flatten all others.
+    shown = studies.choose(found, objective, _N_SHOWN + 1, among=tuple(checks))[:_N_SHOWN]
     laws = (_joint if found.method == "joint" else _nested)(study, found, objective)
     measured = {row: float(losses @ objective) for row, losses in checks.items()}
     step_laws, step_rmse = _step_laws(study, found, laws, objective, shown=shown, sizes=sizes)

@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.report.content import (
+    FIXED_KINDS,
     Comparison,
     HeldOutSection,
     Role,
@@ -238,7 +239,7 @@ def _written(row: Comparison) -> str:
 
 def _points(axes: Axes, x: FloatArray, y: FloatArray, kind: str) -> None:
     role = _KIND_ROLES.get(kind)
-    fixed = kind != "draw"
+    fixed = kind in FIXED_KINDS
     axes.plot(
         x,
         y,
@@ -277,7 +278,7 @@ def _name_runs(axes: Axes, runs: RunsSection, order: IntArray) -> None:
     pixels = axes.get_position().height * axes.figure.bbox.height / (len(order) or 1)
     below = -np.inf
     for place, run in enumerate(order):
-        if runs.kinds[run] == "draw":
+        if runs.kinds[run] not in FIXED_KINDS:
             continue
         # Losses rise downwards, so the upper right and the lower left of the chart are free.
         on_right = runs.losses[run] < (left + right) / 2

@@ -16,6 +16,9 @@ from cuvee.report.shapes import check_length, check_shape
 Role: TypeAlias = Literal["chosen", "natural", "uniform", "best-sampled", "other"]
 """What a mixture is in the comparison; it decides the colour. The user's own are ``other``."""
 
+FIXED_KINDS = frozenset({"natural", "uniform", "own"})
+"""Kinds of runs that every design has, and that are named in pictures; all others are many."""
+
 Word: TypeAlias = Literal["better", "worse", "cannot be told apart"]
 """The verdict of one comparison, on the chosen mixture."""
 

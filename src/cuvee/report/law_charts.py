@@ -34,6 +34,7 @@ _LINES = tuple(
 _STEP_HEIGHT = 372
 _RESIDUALS_HEIGHT = 74
 _HEIGHT = 300
+_DODGE = 1.045
 
 
 def step_law_chart(law: StepLaw, *, unit: str, name: str) -> Markup:
@@ -105,7 +106,7 @@ def size_law_chart(laws: Sequence[SizeLaw], *, unit: str, width: float, name: st
             labels.append(Label(pixels(axes, one.predicted), shorten(one.mixture, 16), colour))
         low = float(min(one.curve_parameters[0] for one in laws))
         high = float(max(one.curve_parameters[-1] for one in laws))
-        _log_axis(axes, low, high * 1.05)
+        _log_axis(axes, low, high * _DODGE ** (len(laws) + 1))
         axes.grid(visible=True)
         even_ticks(axes.yaxis)
         write_labels(axes, labels)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.report import charts, numbers
 from cuvee.report.content import (
+    FIXED_KINDS,
     Comparison,
     LossSection,
     MixtureLoss,
@@ -229,7 +230,7 @@ def _run_rows(runs: RunsSection) -> tuple[tuple[int, str, float, float], ...]:
         (place + 1, runs.run_ids[run], float(runs.losses[run]), float(runs.losses[run] - best))
         for best in runs.losses[order[:1]]
         for place, run in enumerate(order)
-        if place < _N_BEST_RUNS or runs.kinds[run] != "draw"
+        if place < _N_BEST_RUNS or runs.kinds[run] in FIXED_KINDS
     )
 
 

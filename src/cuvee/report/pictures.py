@@ -155,7 +155,7 @@ class SizeLaw:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScalingSection:
-    """Step laws and size laws of a few mixtures, from the best to the worst predicted."""
+    """Step laws and size laws of a few mixtures, from the best predicted one down."""
 
     method: str
     """``nested`` or ``joint``."""

@@ -123,8 +123,9 @@ def best_so_far_chart(runs: RunsSection, *, width: float, name: str) -> Markup:
     with house_style():
         axes = new_axes(width, _HEIGHT, (50, 84, 12, 42))
         axes.set_xlim(0.5, len(losses) + 0.5)
-        # Bad runs need no room: what matters is near the best.
-        shown = np.concatenate([best, natural])
+        # The worse half of the runs needs no room: what matters is near the best.
+        middle = np.nanmedian(losses) if np.isfinite(losses).any() else np.nan
+        shown = np.concatenate([best[-1:], natural, [middle]])
         low, high = limits(shown, margin=0.12)
         axes.set_ylim(low, high)
         axes.grid(visible=True)

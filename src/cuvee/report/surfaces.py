@@ -4,6 +4,8 @@ Every function takes values and returns one SVG element, as in `report.charts`.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup
@@ -35,6 +37,16 @@ _N_BANDS = 8
 _WORST = 0.9
 """Losses above this quantile of the map share its last band: corners would take all the colours."""
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Colours of a map."""
+
+    colour: str
+    """One of the palette of `report.svg`; its opacity tells the values apart."""
+    strong: Literal["low", "high"]
+    """Which values are drawn strongest."""
 
 
 def slice_limits(slices: Sequence[Slice]) -> tuple[float, float]:
@@ -91,7 +103,12 @@ def slice_chart(one: Slice, *, limits: tuple[float, float], unit: str, name: str
 
 
 def ternary_chart(
-    ternary: Ternary, values: FloatArray, *, title: str, colour: str, name: str
+    ternary: Ternary,
+    values: FloatArray,
+    *,
+    title: str,
+    scale: Scale,
+    name: str,
 ) -> Markup:
     """Draw values over the shares of three domains, with the measured mixtures and the chosen one.
 
@@ -99,7 +116,7 @@ def ternary_chart(
         ternary: The grid and the marks.
         values: (n_points,) over its grid.
         title: What they are, with the unit.
-        colour: A role of the palette; it is strongest where the values are least.
+        scale: How they are coloured.
         name: Unique on the page.
     """
     with house_style():
@@ -107,7 +124,7 @@ def ternary_chart(
         axes.set_axis_off()
         axes.set(xlim=(0.0, 1.0), ylim=(0.0, float(_CORNERS[2, 1])), aspect="equal")
         edges = _bands(values)
-        _paint(axes, ternary.grid @ _CORNERS, values, edges, colour)
+        _paint(axes, ternary.grid @ _CORNERS, values, edges, scale)
         frame = _CORNERS[[0, 1, 2, 0]]
         axes.plot(*frame.T, color=MUTED, linewidth=1, clip_on=False)
         measured = ternary.measured @ _CORNERS
@@ -116,8 +133,8 @@ def ternary_chart(
             "o",
             color=INK,
             markerfacecolor="none",
-            markersize=4,
-            markeredgewidth=0.9,
+            markersize=5,
+            markeredgewidth=1,
             clip_on=False,
         )
         for place, role, mark in (
@@ -134,7 +151,7 @@ def ternary_chart(
                 zorder=5,
             )
         _name_corners(axes, ternary.corners)
-        _colour_key(axes, edges, colour, title)
+        _colour_key(axes, edges, scale, title)
         label = (
             f"{title}, over the shares of {', '.join(shorten(one, 40) for one in ternary.corners)}"
             f": from {decimals(float(values.min()))} to {decimals(float(values.max()))}, least at "
@@ -147,13 +164,17 @@ def ternary_charts(ternary: Ternary, *, unit: str, name: str) -> tuple[Markup, M
     """Draw the predicted objective and its standard deviation, one map each."""
     return (
         ternary_chart(
-            ternary, ternary.mean, title=f"predicted, {unit}", colour=LOWER, name=f"{name}-mean"
+            ternary,
+            ternary.mean,
+            title=f"predicted, {unit}",
+            scale=Scale(LOWER, strong="low"),
+            name=f"{name}-mean",
         ),
         ternary_chart(
             ternary,
             ternary.sd,
             title=f"standard deviation, {unit}",
-            colour=HIGHER,
+            scale=Scale(HIGHER, strong="high"),
             name=f"{name}-sd",
         ),
     )
@@ -185,14 +206,15 @@ def _bands(values: FloatArray) -> FloatArray:
     return np.linspace(low, high, _N_BANDS + 1)
 
 
-def _strength(band: int) -> float:
-    return 0.85 * (1.0 - band / (_N_BANDS - 1))
+def _strength(band: int, scale: Scale) -> float:
+    part = band / (_N_BANDS - 1)
+    return 0.85 * (1.0 - part if scale.strong == "low" else part)
 
 
 def _paint(
-    axes: Axes, places: FloatArray, values: FloatArray, edges: FloatArray, colour: str
+    axes: Axes, places: FloatArray, values: FloatArray, edges: FloatArray, scale: Scale
 ) -> None:
-    """Fill the bands; each is as opaque as it is good, so that any page shows through."""
+    """Fill the bands; what is weak lets the page show through, light or dark."""
     triangles = Triangulation(places[:, 0], places[:, 1])
     held = np.clip(values, edges[0], edges[-1])
     reach = edges.copy()
@@ -202,7 +224,7 @@ def _paint(
         triangles,
         held,
         levels=reach,
-        colors=[to_rgba(colour, _strength(band)) for band in range(_N_BANDS)],
+        colors=[to_rgba(scale.colour, _strength(band, scale)) for band in range(_N_BANDS)],
     )
 
 
@@ -225,7 +247,7 @@ def _name_corners(axes: Axes, corners: tuple[str, str, str]) -> None:
         )
 
 
-def _colour_key(axes: Axes, edges: FloatArray, colour: str, title: str) -> None:
+def _colour_key(axes: Axes, edges: FloatArray, scale: Scale, title: str) -> None:
     """Draw the bands' colours with numbers at their ends, below the map."""
     height = float(axes.get_position().height * axes.figure.bbox.height)
     top, bottom = -44.0 / height, -56.0 / height
@@ -234,8 +256,8 @@ def _colour_key(axes: Axes, edges: FloatArray, colour: str, title: str) -> None:
         axes.fill(
             np.array([band, band + 1, band + 1, band]) / _N_BANDS,
             tall * np.array([bottom, bottom, top, top]),
-            color=colour,
-            alpha=_strength(band),
+            color=scale.colour,
+            alpha=_strength(band, scale),
             linewidth=0,
             clip_on=False,
         )
