@@ -64,6 +64,7 @@ def section(
         share_ranks=share_ranks,
         loss_ranks=loss_ranks,
         n_runs=len(asked.measured),
+        n_phases=int(asked.phases.max()) + 1,
     )
 
 
@@ -231,7 +232,10 @@ def _slice(asked: Asked, column: int, *, cost: float) -> Slice:
     furthest = max(_BEYOND * float(asked.measured[:, column].max(initial=0.0)), chosen, natural)
     shares = np.linspace(0.0, min(furthest, total), _SLICE_POINTS)
     shares = np.unique(np.append(shares, chosen))
-    mean, sd = _objective(asked, move(asked, column, shares))
+    rows = move(asked, column, shares)
+    mean, sd = _objective(asked, rows)
+    _, change_sd = asked.predictor.change(rows, asked.chosen)
+    half = None if change_sd is None else _NORMAL_90 * (change_sd @ asked.objective)
     return Slice(
         domain=asked.predictor.domains[column],
         shares=shares,
@@ -241,6 +245,8 @@ def _slice(asked: Asked, column: int, *, cost: float) -> Slice:
         chosen=chosen,
         natural=natural,
         cost=cost,
+        change_low=None if half is None else mean - half,
+        change_high=None if half is None else mean + half,
     )
 
 

@@ -35,6 +35,7 @@ _STEP_HEIGHT = 372
 _RESIDUALS_HEIGHT = 74
 _HEIGHT = 300
 _DODGE = 1.045
+"""Ratio of parameters by which neighbouring intervals stand apart."""
 
 
 def step_law_chart(law: StepLaw, *, unit: str, name: str) -> Markup:
@@ -99,10 +100,12 @@ def size_law_chart(laws: Sequence[SizeLaw], *, unit: str, width: float, name: st
             last = float(one.curve_parameters[-1])
             axes.plot(one.curve_parameters, one.curve, color=colour, linewidth=1.5)
             axes.plot(one.parameters, one.losses, "o", color=colour, markersize=5)
-            axes.plot([last, last], [one.low, one.high], color=colour, linewidth=2.4, alpha=0.6)
-            axes.plot(last, one.predicted, "D", color=colour, markerfacecolor=SURFACE, markersize=6)
+            # Side by side, for intervals of neighbours overlap.
+            at = last * _DODGE ** (place + 1)
+            axes.plot([at, at], [one.low, one.high], color=colour, linewidth=2)
+            axes.plot(at, one.predicted, "D", color=colour, markerfacecolor=SURFACE, markersize=6)
             if one.measured is not None:
-                axes.plot(last, one.measured, "X", color=INK, markersize=7, zorder=5)
+                axes.plot(at, one.measured, "X", color=INK, markersize=7, zorder=5)
             labels.append(Label(pixels(axes, one.predicted), shorten(one.mixture, 16), colour))
         low = float(min(one.curve_parameters[0] for one in laws))
         high = float(max(one.curve_parameters[-1] for one in laws))

@@ -46,6 +46,8 @@ class SliceRow:
 class ResponseView:
     """How the losses answer to the mixture."""
 
+    has_phases: bool
+    has_changes: bool
     slices: tuple[Panel, ...]
     slice_rows: tuple[SliceRow, ...]
     ternary: tuple[Panel, ...]
@@ -114,6 +116,8 @@ def response_view(section: ResponseSection) -> ResponseView:
         f"Spearman's rank correlation with each target's loss over {section.n_runs} runs; {singly}."
     )
     return ResponseView(
+        has_phases=section.n_phases > 1,
+        has_changes=any(one.change_low is not None for one in section.slices),
         slices=tuple(
             Panel(
                 one.domain,

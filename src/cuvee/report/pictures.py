@@ -25,9 +25,14 @@ class Slice:
     """The natural mixture's share."""
     cost: float
     """Predicted objective without the domain, minus that of the chosen mixture."""
+    change_low: FloatArray | None = None
+    """(n_points,) lower end of the objective if that of the chosen mixture were known: the interval
+    of the change alone; None where the predictor knows none."""
+    change_high: FloatArray | None = None
+    """(n_points,) upper end of the same."""
 
     def __post_init__(self) -> None:
-        for name in ("shares", "mean", "low", "high"):
+        for name in ("shares", "mean", "low", "high", "change_low", "change_high"):
             check_shape(f"slice {name}", getattr(self, name), (len(self.shares),))
 
 
@@ -101,6 +106,8 @@ class ResponseSection:
     it was not measured."""
     n_runs: int
     """Runs that the correlations are over."""
+    n_phases: int = 1
+    """Phases of a run; with several, a domain's name is followed by its phase."""
     unit: str = "bits per byte"
 
 

@@ -122,7 +122,7 @@ def best_so_far_chart(runs: RunsSection, *, width: float, name: str) -> Markup:
     natural = [loss for loss, kind in zip(losses, runs.kinds, strict=True) if kind == "natural"]
     with house_style():
         axes = new_axes(width, _HEIGHT, (50, 84, 12, 42))
-        axes.set_xlim(0.5, len(losses) + 0.5)
+        axes.set_xlim(0.5, max(len(losses), 1) + 0.5)
         # The worse half of the runs needs no room: what matters is near the best.
         middle = np.nanmedian(losses) if np.isfinite(losses).any() else np.nan
         shown = np.concatenate([best[-1:], natural, [middle]])

@@ -82,8 +82,12 @@ def slice_chart(one: Slice, *, limits: tuple[float, float], unit: str, name: str
         axes.grid(visible=True)
         percent = 100.0 * one.shares
         colour = ROLE_COLOURS["chosen"]
-        low, high = (np.clip(end, *limits) for end in (one.low, one.high))
-        axes.fill_between(percent, low, high, color=DRAW, alpha=0.25, linewidth=0)
+        bands = [(one.low, one.high)]
+        if one.change_low is not None and one.change_high is not None:
+            bands.append((one.change_low, one.change_high))
+        for band in bands:
+            low, high = (np.clip(end, *limits) for end in band)
+            axes.fill_between(percent, low, high, color=DRAW, alpha=0.25, linewidth=0)
         shown = one.mean <= limits[1]
         axes.plot(percent[shown], one.mean[shown], color=INK, linewidth=1.8, zorder=3)
         _share_mark(axes, one.natural, "natural", high=one.natural > one.chosen)
