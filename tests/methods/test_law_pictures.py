@@ -106,3 +106,12 @@ def test_longest_horizon_comes_first_and_the_shortest_last() -> None:
     assert "100k" in found.curves[2].title
     np.testing.assert_array_equal(found.curves[0].checks, [[0.5, 2.6]])
     np.testing.assert_array_equal(found.curves[1].checks, [[0.5, 2.1]])
+
+
+def test_law_is_not_drawn_where_it_does_not_hold() -> None:
+    """Without any of the new domains their loss is of another kind: the line begins after it."""
+    curves = continued(n_horizons=1)
+    curves.new[curves.shares == 0.0] += 1.0
+    new = law_pictures.shares(curves, new_domains=("c",), checks=[]).curves[1]
+    assert new.curve_shares[0] == pytest.approx(np.unique(curves.shares)[1])
+    assert (new.losses[curves.shares == 0.0] > 3.0).all()

@@ -204,7 +204,7 @@ def _old_curve(curves: Curves, place: int, checks: list[dict[str, float]]) -> Sh
     found = critical_share(
         curves.shares, curves.old[:, place], base_loss=curves.base_old, n_tokens=n_tokens
     )
-    grid = np.linspace(0.0, float(curves.shares.max()), 3 * _N_CURVE)
+    grid = _grid(curves.shares, found.left_out)
     mean, sd = found.law.predict(grid)
     return _share_curve(
         curves,
@@ -218,8 +218,8 @@ def _old_curve(curves: Curves, place: int, checks: list[dict[str, float]]) -> Sh
 
 
 def _new_curve(curves: Curves, place: int, checks: list[dict[str, float]]) -> ShareCurve:
-    law, _ = share_law_that_holds(1.0 - curves.shares, curves.new[:, place])
-    grid = np.linspace(0.0, float(curves.shares.max()), 3 * _N_CURVE)
+    law, left_out = share_law_that_holds(1.0 - curves.shares, curves.new[:, place])
+    grid = _grid(curves.shares, tuple(1.0 - one for one in left_out))
     mean, sd = law.predict(1.0 - grid)
     return _share_curve(
         curves,
@@ -230,6 +230,12 @@ def _new_curve(curves: Curves, place: int, checks: list[dict[str, float]]) -> Sh
         critical=None,
         checks=[(one["share"], one["new"]) for one in checks],
     )
+
+
+def _grid(measured: FloatArray, left_out: tuple[float, ...]) -> FloatArray:
+    """Return shares to draw a law at: as far as the runs reach that it was fitted to."""
+    kept = measured[~np.isin(measured.round(6), np.round(left_out, 6))]
+    return np.linspace(float(kept.min()), float(kept.max()), 3 * _N_CURVE)
 
 
 def _share_curve(

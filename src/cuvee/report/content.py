@@ -16,8 +16,9 @@ from cuvee.report.shapes import check_length, check_shape
 Role: TypeAlias = Literal["chosen", "natural", "uniform", "best-sampled", "other"]
 """What a mixture is in the comparison; it decides the colour. The user's own are ``other``."""
 
-FIXED_KINDS = frozenset({"natural", "uniform", "own"})
-"""Kinds of runs that every design has, and that are named in pictures; all others are many."""
+FIXED_KINDS = frozenset({"natural", "uniform", "own", "early", "late"})
+"""Kinds of runs that are few and placed by hand, so that pictures name them: the natural mixture,
+the uniform one, and those near a target's own domains, with phases early or late in the run."""
 
 Word: TypeAlias = Literal["better", "worse", "cannot be told apart"]
 """The verdict of one comparison, on the chosen mixture."""

@@ -156,9 +156,9 @@ def share_chart(
         axes.set_xlabel("share of the new domains", labelpad=3)
         axes.set_ylabel(unit, labelpad=3)
         label = (
-            f"{shorten(curve.title, 80)}: {decimals(float(curve.mean[0]))} without the new "
-            f"domains, {decimals(float(curve.mean[-1]))} with nothing else, base "
-            f"{decimals(curve.base)}"
+            f"{shorten(curve.title, 80)}: {decimals(float(curve.mean[0]))} at a share of "
+            f"{decimals(float(curve.curve_shares[0]))}, {decimals(float(curve.mean[-1]))} at "
+            f"{decimals(float(curve.curve_shares[-1]))}, base {decimals(curve.base)}"
         )
         if curve.critical is not None:
             share, first, last = (decimals(one) for one in curve.critical)
