@@ -57,3 +57,11 @@ def test_vertices_nobody_owns_stay_in_reach() -> None:
     mean, sd = fitted.predict(np.eye(5))
     assert (mean < losses.max(axis=0) + 2.0 * np.ptp(losses, axis=0)).all()
     assert (sd[4] > sd[:2].min(axis=0)).all()
+
+
+def test_change_is_the_difference_of_two_predictions(model: Ensemble, new: FloatArray) -> None:
+    """In the mean; the law's part widens the process's doubt."""
+    mean, sd = model.change(new, new[0])
+    both, _ = model.predict(new)
+    np.testing.assert_allclose(mean, both - both[0], atol=1e-9)
+    assert (sd >= model.process_.change(new, new[0])[1]).all()

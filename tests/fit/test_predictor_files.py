@@ -73,3 +73,10 @@ def test_folder_without_predictor_is_refused(tmp_path: Path) -> None:
         artifacts.write_json(aside / PREDICTOR_FILE, {"model": "of-tomorrow"})
     with pytest.raises(ArtifactError, match="holds no predictor this version can read"):
         load_predictor(tmp_path / "other")
+
+
+def test_change_of_a_model_without_covariances_claims_no_deviation() -> None:
+    """A linear model's change is exact in the mean; no deviation is made up."""
+    mean, sd = _predictor().change(_mixture(0.3, 0.3, 0.4), np.array([0.2, 0.3, 0.5]))
+    np.testing.assert_allclose(mean, [[0.1 * 1.0 - 0.1 * 4.0]])
+    assert sd is None

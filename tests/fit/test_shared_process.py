@@ -194,3 +194,44 @@ def test_settings_out_of_range_are_refused() -> None:
     """There must be a member and two runs to learn on."""
     with pytest.raises(ConfigError, match="n_members is 0"):
         SharedGaussianProcess(n_members=0)
+
+
+def test_change_is_the_difference_of_two_predictions() -> None:
+    """In the mean; nothing changes from a mixture to itself, and nothing is in doubt there."""
+    weights, losses = planted(20)
+    model = SharedGaussianProcess(n_members=2).fit(weights, losses, rng=np.random.default_rng(1))
+    new = np.random.default_rng(2).dirichlet(np.ones(6), size=5)
+    mean, sd = model.change(new, new[0])
+    both, _ = model.predict(new)
+    np.testing.assert_allclose(mean, both - both[0], atol=1e-9)
+    np.testing.assert_allclose(sd[0], 0.0, atol=1e-6)
+    assert (sd[1:] > 0.0).all()
+
+
+def test_neighbours_differ_more_surely_than_singly() -> None:
+    """The doubt of a small change is a small part of the doubt of either end."""
+    weights, losses = planted(20)
+    model = SharedGaussianProcess(n_members=2).fit(weights, losses, rng=np.random.default_rng(1))
+    base = np.full(6, 1.0 / 6.0)
+    near = base + np.array([[0.01, -0.01, 0.0, 0.0, 0.0, 0.0]])
+    _, doubt = model.change(near, base)
+    _, singly = model.predict(near)
+    assert (doubt < 0.3 * singly).all()
+
+
+def test_intervals_of_changes_cover() -> None:
+    """Nine in ten changes of two points, over ten sweeps, lie within 90% intervals or nearly so."""
+    inside = []
+    for seed in range(10):
+        weights, losses = planted(24, seed=seed)
+        model = SharedGaussianProcess(n_members=2).fit(
+            weights, losses, rng=np.random.default_rng(seed)
+        )
+        base = np.random.default_rng(seed + 50).dirichlet(np.full(6, 2.0))
+        moved = 0.98 * base + 0.02 * np.eye(6)
+        counts = np.exp(np.random.default_rng(99).normal(-3.0, 1.0, size=(4, 6)))
+        counts[np.arange(4), np.arange(4)] = 1.0
+        true = 0.5 * (0.01 + moved @ counts.T) ** -0.35 - 0.5 * (0.01 + base @ counts.T) ** -0.35
+        mean, sd = model.change(moved, base)
+        inside.append(np.abs(true - mean) <= 1.645 * sd)
+    assert np.mean(inside) > 0.8

@@ -1,5 +1,7 @@
 """A made-up report with awkward names: 16 domains, 4 targets, 32 runs, nothing of it measured."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,17 @@ from cuvee.report.content import (
     TrajectorySection,
     TrajectorySeries,
     VerdictSection,
+)
+from cuvee.report.pictures import (
+    Matrix,
+    ResponseSection,
+    ScalingSection,
+    ShareCurve,
+    SharesSection,
+    SizeLaw,
+    Slice,
+    StepLaw,
+    Ternary,
 )
 
 SCRIPT = "<script>alert(1)</script>"
@@ -73,6 +86,9 @@ def make_content() -> ReportContent:
         trajectories=_trajectories(rng),
         pool=_pool(natural, rng),
         selection=_selection(chosen, rng),
+        response=_response(rng),
+        scaling=_scaling(rng),
+        shares=_shares(rng),
         notes=("The pool given is a sample; epochs are counted on the declared tokens.",),
     )
 
@@ -254,4 +270,123 @@ def _provenance() -> Provenance:
         versions=(("cuvee", "0.1.0"), ("numpy", "2.0.0"), ("torch", "2.4.0")),
         digests=(("corpus", "9f" * 32), ("runs", "1c" * 32), ("verdict", "a0" * 32)),
         facts=(("pool fingerprint", "5b" * 32), ("tokenizer", "byte-level BPE, 8,192 tokens")),
+    )
+
+
+def _response(rng: np.random.Generator) -> ResponseSection:
+    columns = ("objective", *TARGETS)
+    values = rng.normal(0, 0.01, (16, 5))
+    ranks = Matrix(
+        rows=DOMAINS, columns=columns, values=np.tanh(100 * values), sure=np.abs(values) > 0.005
+    )
+    return ResponseSection(
+        slices=tuple(_slice(name, rng) for name in DOMAINS[13:]),
+        ternary=_ternary(rng),
+        effects=Matrix(
+            rows=DOMAINS,
+            columns=columns,
+            values=values,
+            sd=np.full((16, 5), 0.004),
+            sure=np.abs(values) > 0.008,
+        ),
+        step=0.02,
+        share_ranks=ranks,
+        loss_ranks=ranks,
+        n_runs=31,
+    )
+
+
+def _slice(domain: str, rng: np.random.Generator) -> Slice:
+    chosen, shares = float(rng.uniform(0.02, 0.3)), np.linspace(0.0, 0.5, 21)
+    mean = 2.31 + (shares - chosen) ** 2
+    return Slice(
+        domain=domain,
+        shares=shares,
+        mean=mean,
+        low=mean - 0.05,
+        high=mean + 0.05,
+        chosen=chosen,
+        natural=0.1,
+        cost=chosen**2,
+        change_low=mean - 0.2 * np.abs(shares - chosen),
+        change_high=mean + 0.2 * np.abs(shares - chosen),
+    )
+
+
+def _ternary(rng: np.random.Generator) -> Ternary:
+    grid = np.array([(a, b, 8 - a - b) for a in range(9) for b in range(9 - a)]) / 8.0
+    return Ternary(
+        corners=(SCRIPT, MATHTEXT, "web"),
+        total=0.6,
+        grid=grid,
+        mean=2.31 + np.sum((grid - 0.4) ** 2, axis=1),
+        sd=0.02 + 0.1 * grid[:, 0],
+        measured=rng.dirichlet(np.ones(3), 12),
+        chosen=np.array([0.2, 0.3, 0.5]),
+        natural=np.array([0.6, 0.3, 0.1]),
+    )
+
+
+def _scaling(rng: np.random.Generator) -> ScalingSection:
+    parameters, n_tokens = np.array([3e4, 5e4, 1e5]), np.array([100_000, 200_000, 400_000])
+    wide, far = np.geomspace(1e5, 8e5, 9), np.geomspace(3e4, 4e5, 9)
+    level = 2.0 + (parameters / 1e5) ** -0.3
+    fitted = level[:, None] + (n_tokens / 1e5) ** -0.5
+    return ScalingSection(
+        method="nested",
+        size=400_000,
+        n_tokens=800_000,
+        step_laws=tuple(
+            StepLaw(
+                mixture=name,
+                sizes=("0.03m", "0.05m", "0.1m"),
+                n_tokens=n_tokens,
+                losses=fitted + rng.normal(0, 0.01, fitted.shape),
+                fitted=fitted,
+                curve_tokens=wide,
+                curve=level[:, None] + (wide / 1e5) ** -0.5,
+            )
+            for name in (SCRIPT, MATHTEXT)
+        ),
+        size_laws=tuple(
+            SizeLaw(
+                mixture=name,
+                parameters=parameters,
+                losses=level,
+                curve_parameters=far,
+                curve=2.0 + (far / 1e5) ** -0.3,
+                predicted=2.66,
+                low=2.6,
+                high=2.72,
+                measured=measured,
+            )
+            for name, measured in ((SCRIPT, 2.65), (MATHTEXT, None))
+        ),
+        step_rmse=0.01,
+        far_off=(SCRIPT,),
+    )
+
+
+def _shares(rng: np.random.Generator) -> SharesSection:
+    shares, grid = np.linspace(0, 0.8, 8), np.linspace(0, 0.8, 17)
+    mean = 2.4 + 0.05 * np.exp(2.5 * grid)
+    curve = ShareCurve(
+        title="original domains, 400k tokens further",
+        shares=shares,
+        losses=2.4 + 0.05 * np.exp(2.5 * shares) + rng.normal(0, 0.003, 8),
+        curve_shares=grid,
+        mean=mean,
+        low=mean - 0.006,
+        high=mean + 0.006,
+        base=2.55,
+        critical=(0.44, 0.42, 0.46),
+        checks=np.array([[0.42, 2.54], [0.46, 2.56]]),
+    )
+    return SharesSection(
+        new_domains=(SCRIPT,),
+        curves=(
+            curve,
+            dataclasses.replace(curve, title="new domains", critical=None, checks=np.zeros((0, 2))),
+        ),
+        confidence=0.9,
     )

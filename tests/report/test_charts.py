@@ -71,6 +71,13 @@ def test_all_fixed_points_are_named(content: ReportContent) -> None:
     assert not [text for text in found if text.startswith("draw-")]
 
 
+def test_many_runs_of_a_ladder_are_not_named() -> None:
+    """Only runs that are few and placed by hand bear names; names of all would run together."""
+    runs = runs_of([2.0, *np.linspace(1.0, 3.0, 20)], ["natural", *["ladder"] * 20])
+    found = texts(charts.loss_by_run(runs, width=620, name="one"))
+    assert [text for text in found if "-" in text] == ["natural-0"]
+
+
 @pytest.mark.parametrize("losses", [[], [np.nan], [1.0], [1.0, 1.0], list(range(600))])
 def test_sweeps_of_any_size_can_be_drawn(losses: list[float]) -> None:
     """No run, one run, equal runs and many runs all make a chart."""

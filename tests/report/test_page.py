@@ -19,7 +19,18 @@ from cuvee.report.page import build_page
 
 SCRIPT = "<script>alert(1)</script>"
 CONFTEST = Path(__file__).with_name("conftest.py")
-OPTIONAL = ("verdict", "losses", "held_out", "runs", "trajectories", "pool", "selection")
+OPTIONAL = (
+    "verdict",
+    "losses",
+    "held_out",
+    "runs",
+    "trajectories",
+    "pool",
+    "selection",
+    "response",
+    "scaling",
+    "shares",
+)
 VOID = frozenset({"meta", "br", "link", "img", "hr"})
 
 _BUILD = """

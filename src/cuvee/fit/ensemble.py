@@ -74,10 +74,32 @@ class Ensemble:
         """
         require_fitted(self, "law_")
         mean, sd = self.process_.predict(weights)
-        apart = self.law_.mean(weights) - mean
-        reach = TRUSTED * sd / np.maximum(np.abs(apart), 1e-300)
-        step = 0.5 * np.minimum(1.0, reach**2) * apart
+        step = self._step(weights, mean, sd)
         return mean + step, np.hypot(sd, step)
+
+    def change(self, weights: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predict how the expected losses change from one mixture to others.
+
+        The process's own change (`SharedGaussianProcess.change`), moved and widened by how the
+        law's part changes.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+            base: (n_domains,) token shares of the mixture compared with.
+
+        Returns:
+            Mean and standard deviation of the change, both (n_rows, n_targets).
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            DataError: The weights are not mixtures of the fitted domains.
+        """
+        require_fitted(self, "law_")
+        mean, sd = self.process_.change(weights, base)
+        rows = np.vstack([weights, base])
+        steps = self._step(rows, *self.process_.predict(rows))
+        moved = steps[:-1] - steps[-1]
+        return mean + moved, np.hypot(sd, moved)
 
     def to_json(self) -> dict[str, Json]:
         """Return settings and all that was learnt, as plain JSON."""
@@ -91,6 +113,13 @@ class Ensemble:
         model = cls(own=law.own)
         model._keep(law)
         return model
+
+    def _step(self, weights: FloatArray, mean: FloatArray, sd: FloatArray) -> FloatArray:
+        """Return the law's part: how far it moves the process's mean."""
+        apart = self.law_.mean(weights) - mean
+        reach = TRUSTED * sd / np.maximum(np.abs(apart), 1e-300)
+        step: FloatArray = 0.5 * np.minimum(1.0, reach**2) * apart
+        return step
 
     def _keep(self, law: DistilledLaw) -> None:
         self.law_ = law

@@ -41,6 +41,22 @@ class NamedPredictor:
         """
         return self.model.predict(weights)
 
+    def change(self, weights: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+        """Predict how the expected losses change from one mixture to others.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+            base: (n_domains,) token shares of the mixture compared with.
+
+        Returns:
+            Mean and standard deviation of the change, both (n_rows, n_targets); None instead of
+            the latter for a model that does not know how its errors at two mixtures go together.
+        """
+        if hasattr(self.model, "change"):
+            return cast(ChangeModel, self.model).change(weights, base)
+        mean, _ = self.model.predict(np.vstack([weights, base]))
+        return mean[:-1] - mean[-1], None
+
     def convex_part(self) -> "ConvexPredictor | None":
         """Return the model if its means are convex, or the convex law inside it, if any."""
         for model in (self.model, getattr(self.model, "law_", None)):
@@ -89,6 +105,14 @@ class NamedPredictor:
                     f"it; it knows {', '.join(self.domains)}. Rename the column or fit with it."
                 )
         return np.asarray(weights[:, [domains.index(name) for name in self.domains]])
+
+
+class ChangeModel(Protocol):
+    """A fitted model that knows how its errors at two mixtures go together."""
+
+    def change(self, weights: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predict changes of the losses from one mixture to others."""
+        ...
 
 
 class ConvexModel(Protocol):

@@ -144,6 +144,35 @@ class SharedGaussianProcess:
                 sd[rows] = (self._spread[:, None] * spread).T
         return mean, sd
 
+    def change(self, weights: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predict how the expected losses change from one mixture to others.
+
+        Neighbouring mixtures err alike, so a change is surer than the difference of two
+        predictions taken singly: ``Var = k(a, a) + k(b, b) - 2 k(a, b) - d' K^-1 d`` with
+        ``d = k(a, R) - k(b, R)`` over the runs R; a run's own noise is left out.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+            base: (n_domains,) token shares of the mixture compared with.
+
+        Returns:
+            Mean and standard deviation of the change, both (n_rows, n_targets).
+
+        Raises:
+            NotFittedError: `fit` was not called.
+            DataError: The weights are not mixtures of the fitted domains.
+        """
+        require_fitted(self, "hyper_")
+        shares = check_mixtures(weights, n_domains=self.weights_.shape[1])
+        start = check_mixtures(base[None], n_domains=self.weights_.shape[1])
+        with threadpool_limits(limits=1):
+            means, variances = zip(
+                *(member.change(shares, start) for member in self._members), strict=True
+            )
+        spread = np.sqrt(np.mean(variances, axis=0) + np.var(means, axis=0))
+        scale = self._spread[:, None]
+        return (scale * np.mean(means, axis=0)).T, (scale * spread).T
+
     def to_json(self) -> dict[str, Json]:
         """Return settings and all that was learnt, as plain JSON."""
         require_fitted(self, "hyper_")
@@ -288,6 +317,23 @@ class _Member:
         explained = np.einsum("jrn,jrn->jr", covariance @ self._inverse, covariance)
         variance = self._functions.variance(features, weights) - explained
         return mean, np.maximum(variance, self._functions.noise_variance[:, None])
+
+    def change(self, weights: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return mean and variance of changes from a base, (n_targets, n_rows), standardised."""
+        between = self._functions.between
+        (one, ones), (other, others) = (
+            (self._functions.features(shares), shares) for shares in (weights, base)
+        )
+        apart = between(one, ones, self._features, self._weights)
+        apart = apart - between(other, others, self._features, self._weights)
+        mean = (apart @ self._solved[:, :, None])[:, :, 0]
+        prior = (
+            np.diagonal(between(one, ones, one, ones), axis1=1, axis2=2)
+            + between(other, others, other, others)[:, 0]
+            - 2.0 * between(one, ones, other, others)[:, :, 0]
+        )
+        explained = np.einsum("jrn,jrn->jr", apart @ self._inverse, apart)
+        return mean, np.maximum(prior - explained, 0.0)
 
     def left_out(self) -> FloatArray:
         """Return the (n_targets, n_runs) misses of each run when it is left out."""

@@ -20,7 +20,7 @@ from cuvee import artifacts, config
 from cuvee.artifacts import Json
 from cuvee.corpus.scan import read_index
 from cuvee.fit.critical_share import CriticalShare, critical_share, share_law_that_holds
-from cuvee.methods import chain, findings, measure, planning
+from cuvee.methods import chain, findings, law_pictures, measure, planning
 from cuvee.methods.continued import (
     ContinualConfig,
     Curves,
@@ -217,6 +217,11 @@ def content(settings: ContinualConfig, job: Job) -> ReportContent:
             facts=(("corpus fingerprint", read_index(job.out).fingerprint),),
         ),
         notes=_sentences(settings, job),
+        shares=law_pictures.shares(
+            read_curves(settings, job, prepared),
+            new_domains=settings.new_domains,
+            checks=_checks(job),
+        ),
         headline=_headline(settings, job),
     )
 
@@ -238,9 +243,7 @@ def describe(settings: ContinualConfig, job: Job) -> str:
 
 def summary(_: ContinualConfig, job: Job) -> dict[str, Json]:
     """Return the outcome of a finished run as JSON."""
-    path = job.folder("verdict") / _CHECKS
-    checks = artifacts.read_json(path) if path.exists() else []
-    return {"critical": cast(Json, read_critical(job)), "checks": checks}
+    return {"critical": cast(Json, read_critical(job)), "checks": cast(Json, _checks(job))}
 
 
 def dry_run(settings: ContinualConfig, job: Job) -> dict[str, Json]:
@@ -301,11 +304,15 @@ def _sentences(settings: ContinualConfig, job: Job) -> tuple[str, ...]:
     if last["left_out"]:
         shares_left = ", ".join(f"{one:g}" for one in cast(list[float], last["left_out"]))
         sentences.append(f"The law does not follow runs of share {shares_left}: they are left out.")
-    path = job.folder("verdict") / _CHECKS
-    if path.exists():
-        for one in cast(list[dict[str, float]], artifacts.read_json(path)):
-            sentences.append(
-                f"A run trained afterwards at {one['share']:.3f}: {one['minus_base']:+.4f} bits "
-                f"per byte against the base."
-            )
+    for one in _checks(job):
+        sentences.append(
+            f"A run trained afterwards at {one['share']:.3f}: {one['minus_base']:+.4f} bits "
+            f"per byte against the base."
+        )
     return tuple(sentences)
+
+
+def _checks(job: Job) -> list[dict[str, float]]:
+    """Read the runs trained at the ends of the interval; none where none were."""
+    path = job.folder("verdict") / _CHECKS
+    return cast(list[dict[str, float]], artifacts.read_json(path)) if path.exists() else []

@@ -13,12 +13,13 @@ from cuvee import artifacts, config
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.corpus.index import PoolIndex
-from cuvee.methods import fitting, judging, measure, shipping
+from cuvee.methods import fitting, judging, measure, response, shipping
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.mixture import Mixture
 from cuvee.report import content as parts
 from cuvee.report.content import ReportContent, Role
+from cuvee.report.pictures import ResponseSection
 from cuvee.report.verdict import verdict_section
 from cuvee.simplex import cap, normalise
 from cuvee.tables.design import Design
@@ -94,6 +95,7 @@ def gather(job: Job, done: Finished) -> ReportContent:
         trajectories=_trajectories(job, done),
         pool=_pool(done),
         selection=_selection(job),
+        response=_response(job, done),
         notes=_notes(done),
     )
 
@@ -312,6 +314,35 @@ def provenance(
             (stage, artifacts.digest_of(job.folder(*Path(stage).parts))) for stage in stages
         ),
         facts=(*facts, ("device", machine["device"]), ("precision", machine["precision"])),
+    )
+
+
+def _response(job: Job, done: Finished) -> ResponseSection:
+    """Ask the predictor about the chosen mixture, and the runs about each domain."""
+    kept, names = ~done.runs.diverged, done.prepared.statistics.domains
+    chosen, natural = done.rivals["chosen"], done.rivals["natural"]
+    n_phases, weights = len(chosen.phases), done.runs.weights[kept]
+    losses = measure.objective_losses(done.runs, done.prepared)[kept]
+    columns = np.column_stack([losses @ done.prepared.objective, losses])
+    targets = _targets(done)
+    overall = weights.reshape(len(weights), n_phases, len(names)).sum(axis=1)
+    own = [name for name in names if f"domain/{name}" in done.runs.targets]
+    loss_ranks = None
+    if own:
+        own_losses = np.column_stack([done.runs.column(f"domain/{name}")[kept] for name in own])
+        loss_ranks = response.rank_matrix(own, own_losses, ("objective", *targets), columns)
+    return response.section(
+        response.Asked(
+            predictor=fitting.load(job),
+            objective=done.prepared.objective,
+            chosen=chosen.columns,
+            natural=natural.columns,
+            phases=np.repeat(np.arange(n_phases), len(names)),
+            measured=weights,
+        ),
+        targets=targets,
+        share_ranks=response.rank_matrix(names, overall, ("objective", *targets), columns),
+        loss_ranks=loss_ranks,
     )
 
 

@@ -23,7 +23,16 @@ from cuvee.artifacts import Json
 from cuvee.design.ladder import LadderConfig, make_ladder
 from cuvee.errors import ConfigError
 from cuvee.fit.nesting import extrapolate
-from cuvee.methods import chain, fitting, judging, measure, planning, searching, studies
+from cuvee.methods import (
+    chain,
+    fitting,
+    judging,
+    law_pictures,
+    measure,
+    planning,
+    searching,
+    studies,
+)
 from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.fitting import FitConfig
 from cuvee.methods.job import Job
@@ -185,7 +194,10 @@ def content(settings: MixingLawsConfig, job: Job) -> ReportContent:
     found = chain.gather(
         settings, job, method="Data Mixing Laws", command="mixing-laws", size=settings.sizes[-1]
     )
-    return replace(found, notes=(*found.notes, *studies.describe(job)))
+    drawn = law_pictures.scaling(
+        job, sizes=settings.sizes, objective=open_stores(settings, job).objective
+    )
+    return replace(found, notes=(*found.notes, *studies.describe(job)), scaling=drawn)
 
 
 def describe(settings: MixingLawsConfig, job: Job) -> str:

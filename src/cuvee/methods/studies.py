@@ -141,9 +141,20 @@ def carried(runs: Runs, study: Study, found: Extrapolation) -> Runs:
     )
 
 
-def choose(found: Extrapolation, objective: FloatArray, n: int) -> list[int]:
-    """Choose mixtures to check, evenly over the ranks of their predicted objective."""
+def choose(
+    found: Extrapolation, objective: FloatArray, n: int, *, among: Sequence[int] = ()
+) -> list[int]:
+    """Choose mixtures to check or to show, evenly over the ranks of their predicted objective.
+
+    Args:
+        found: The predictions.
+        objective: (n_targets,) weights.
+        n: How many at most.
+        among: Rows to choose from; empty: all.
+    """
     order = np.argsort(found.mean @ objective, kind="stable")
+    if among:
+        order = order[np.isin(order, among)]
     places = np.linspace(0, len(order) - 1, min(n, len(order)))
     return [int(order[round(place)]) for place in places]
 
@@ -200,6 +211,16 @@ def write_checks(
     ) as aside:
         plain = {"rows": rows, "measured": measured.tolist(), "chosen": list(chosen)}
         artifacts.write_json(aside / _CHECKS, cast(Json, plain))
+
+
+def checked(job: Job) -> dict[int, FloatArray]:
+    """Return the (n_targets,) losses of runs trained at the target size, by their mixture's row."""
+    path = job.folder("checks") / _CHECKS
+    if not path.exists():
+        return {}
+    data = cast(dict[str, Json], artifacts.read_json(path))
+    rows, losses = cast(list[int], data["chosen"]), cast(list[list[float]], data["measured"])
+    return {row: np.array(loss) for row, loss in zip(rows, losses, strict=True)}
 
 
 def describe(job: Job) -> tuple[str, ...]:

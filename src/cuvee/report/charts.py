@@ -5,7 +5,6 @@ matplotlib is touched.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
@@ -14,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.report.content import (
+    FIXED_KINDS,
     Comparison,
     HeldOutSection,
     Role,
@@ -21,6 +21,7 @@ from cuvee.report.content import (
     TrajectorySection,
     TrajectorySeries,
 )
+from cuvee.report.labels import LABEL_HEIGHT, Label, pixels, write_labels
 from cuvee.report.numbers import decimals, difference, shorten
 from cuvee.report.svg import (
     DRAW,
@@ -40,7 +41,6 @@ RUNS_WIDTH = 620
 DOUBLE_WIDTH = 704
 TRAJECTORY_HEIGHT = 290
 
-_LABEL_HEIGHT = 13.0
 _MARKERS: dict[Role, str] = {
     "chosen": "o",
     "natural": "s",
@@ -56,15 +56,6 @@ _DASHES: dict[Role, str | tuple[float, tuple[float, ...]]] = {
     "other": (0, (1.2, 1.4)),
 }
 _KIND_ROLES: dict[str, Role] = {"natural": "natural", "uniform": "uniform"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Label:
-    """A name beside a point; ``y`` in pixels from the bottom of the axes."""
-
-    y: float
-    text: str
-    colour: str
 
 
 def forest_plot(rows: Sequence[Comparison], *, limit: float, name: str) -> Markup:
@@ -204,11 +195,11 @@ def trajectory_chart(section: TrajectorySection, column: int, *, width: float, n
         axes.set_xlabel("tokens", labelpad=3)
         axes.set_ylabel("bits per byte", labelpad=3)
         labels = [
-            _Label(_pixels(axes, end), shorten(one.mixture, 14), ROLE_COLOURS[one.role])
+            Label(pixels(axes, end), shorten(one.mixture, 14), ROLE_COLOURS[one.role])
             for end, one in ends
             if np.isfinite(end)
         ]
-        _write_labels(axes, labels)
+        write_labels(axes, labels)
         title = shorten(section.columns[column], 60)
         return inline(axes, name=name, label=f"Loss over tokens: {title}")
 
@@ -248,7 +239,7 @@ def _written(row: Comparison) -> str:
 
 def _points(axes: Axes, x: FloatArray, y: FloatArray, kind: str) -> None:
     role = _KIND_ROLES.get(kind)
-    fixed = kind != "draw"
+    fixed = kind in FIXED_KINDS
     axes.plot(
         x,
         y,
@@ -287,11 +278,11 @@ def _name_runs(axes: Axes, runs: RunsSection, order: IntArray) -> None:
     pixels = axes.get_position().height * axes.figure.bbox.height / (len(order) or 1)
     below = -np.inf
     for place, run in enumerate(order):
-        if runs.kinds[run] == "draw":
+        if runs.kinds[run] not in FIXED_KINDS:
             continue
         # Losses rise downwards, so the upper right and the lower left of the chart are free.
         on_right = runs.losses[run] < (left + right) / 2
-        y = max(place * pixels, below + _LABEL_HEIGHT)
+        y = max(place * pixels, below + LABEL_HEIGHT)
         below = y
         role = _KIND_ROLES.get(runs.kinds[run])
         axes.annotate(
@@ -333,36 +324,3 @@ def _draw_mixture(
         mean = np.mean(curves, axis=0)
         axes.plot(points, mean, color=colour, linestyle=dashes, linewidth=2, zorder=order)
     return float(np.mean([curve[-1] for curve in curves]))
-
-
-def _write_labels(axes: Axes, labels: Sequence[_Label]) -> None:
-    """Write names at the right end of lines, kept a line's height apart, as near as that allows."""
-    ordered = sorted(labels, key=lambda label: label.y)
-    places = np.asarray([label.y for label in ordered])
-    height = axes.get_position().height * axes.figure.bbox.height
-    for _ in range(100):
-        places = np.clip(places, _LABEL_HEIGHT / 2, height)
-        gaps = _LABEL_HEIGHT - np.diff(places)
-        crowded = np.maximum(gaps, 0) / 2
-        if not np.any(crowded > 0.01):
-            break
-        places[:-1] -= crowded
-        places[1:] += crowded
-    for label, place in zip(ordered, places, strict=True):
-        axes.annotate(
-            label.text,
-            (1, place / height),
-            xycoords="axes fraction",
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=label.colour,
-            fontweight="bold",
-            annotation_clip=False,
-        )
-
-
-def _pixels(axes: Axes, value: float) -> float:
-    low, high = axes.get_ylim()
-    height = axes.get_position().height * axes.figure.bbox.height
-    return float((value - low) / (high - low) * height)

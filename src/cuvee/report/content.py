@@ -10,10 +10,15 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from cuvee.arrays import BoolArray, FloatArray, IntArray
-from cuvee.errors import DataError
+from cuvee.report.pictures import ResponseSection, ScalingSection, SharesSection
+from cuvee.report.shapes import check_length, check_shape
 
 Role: TypeAlias = Literal["chosen", "natural", "uniform", "best-sampled", "other"]
 """What a mixture is in the comparison; it decides the colour. The user's own are ``other``."""
+
+FIXED_KINDS = frozenset({"natural", "uniform", "own", "early", "late"})
+"""Kinds of runs that are few and placed by hand, so that pictures name them: the natural mixture,
+the uniform one, and those near a target's own domains, with phases early or late in the run."""
 
 Word: TypeAlias = Literal["better", "worse", "cannot be told apart"]
 """The verdict of one comparison, on the chosen mixture."""
@@ -100,7 +105,7 @@ class MixtureSection:
     def __post_init__(self) -> None:
         shape = (len(self.domains),)
         for name in ("natural", "chosen", "best_sampled", "caps", "epochs"):
-            _check_shape(f"mixture {name}", getattr(self, name), shape)
+            check_shape(f"mixture {name}", getattr(self, name), shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,9 +141,9 @@ class LossSection:
 
     def __post_init__(self) -> None:
         n_targets = len(self.targets)
-        _check_shape("objective weights", self.objective_weights, (n_targets,))
+        check_shape("objective weights", self.objective_weights, (n_targets,))
         for row in self.rows:
-            _check_shape(f"losses of {row.name!r}", row.seeds_bpb, (None, n_targets))
+            check_shape(f"losses of {row.name!r}", row.seeds_bpb, (None, n_targets))
 
     def by_seed(self, row: MixtureLoss) -> FloatArray:
         """Return (n_kept, 1 + n_targets) bits per byte of one mixture: the objective, the targets.
@@ -190,11 +195,11 @@ class HeldOutSection:
 
     def __post_init__(self) -> None:
         n_runs, n_columns = len(self.run_ids), len(self.columns)
-        _check_length("kinds", self.kinds, n_runs)
+        check_length("kinds", self.kinds, n_runs)
         for name in ("measured", "predicted", "predicted_sd"):
-            _check_shape(f"held-out {name}", getattr(self, name), (n_runs, n_columns))
+            check_shape(f"held-out {name}", getattr(self, name), (n_runs, n_columns))
         for name in ("rank_correlation", "rmse"):
-            _check_shape(f"held-out {name}", getattr(self, name), (n_columns,))
+            check_shape(f"held-out {name}", getattr(self, name), (n_columns,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,9 +225,9 @@ class RunsSection:
 
     def __post_init__(self) -> None:
         n_runs = len(self.run_ids)
-        _check_length("kinds", self.kinds, n_runs)
-        _check_shape("losses of the runs", self.losses, (n_runs,))
-        _check_shape("marks of diverged runs", self.diverged, (n_runs,))
+        check_length("kinds", self.kinds, n_runs)
+        check_shape("losses of the runs", self.losses, (n_runs,))
+        check_shape("marks of diverged runs", self.diverged, (n_runs,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,7 +254,7 @@ class TrajectorySection:
     def __post_init__(self) -> None:
         for one in self.series:
             shape = (len(one.n_tokens), len(self.columns))
-            _check_shape(f"trajectory of {one.mixture!r}", one.losses_bpb, shape)
+            check_shape(f"trajectory of {one.mixture!r}", one.losses_bpb, shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,9 +280,9 @@ class PoolSection:
     def __post_init__(self) -> None:
         shape = (len(self.domains),)
         for name in ("n_documents", "n_bytes", "n_tokens", "unique_tokens"):
-            _check_shape(f"pool {name}", getattr(self, name), shape)
+            check_shape(f"pool {name}", getattr(self, name), shape)
         for name in ("available_tokens", "validation_documents"):
-            _check_shape(f"pool {name}", getattr(self, name), shape)
+            check_shape(f"pool {name}", getattr(self, name), shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -301,7 +306,7 @@ class SelectionSection:
     def __post_init__(self) -> None:
         shape = (len(self.domains),)
         for name in ("planned_tokens", "realised_tokens", "epochs"):
-            _check_shape(f"selection {name}", getattr(self, name), shape)
+            check_shape(f"selection {name}", getattr(self, name), shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -338,30 +343,10 @@ class ReportContent:
     trajectories: TrajectorySection | None = None
     pool: PoolSection | None = None
     selection: SelectionSection | None = None
+    response: ResponseSection | None = None
+    scaling: ScalingSection | None = None
+    shares: SharesSection | None = None
     notes: tuple[str, ...] = ()
     """Sentences the reader must know, such as that there were no targets."""
     headline: str | None = None
     """The outcome in one sentence, where it is not a verdict on mixtures."""
-
-
-def _check_shape(
-    name: str, values: FloatArray | IntArray | BoolArray | None, shape: tuple[int | None, ...]
-) -> None:
-    if values is None:
-        return
-    fits = values.ndim == len(shape) and all(
-        allowed in (None, found) for allowed, found in zip(shape, values.shape, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise DataError(
-            f"report: {name} has shape {values.shape}; it must be ({wanted}). Pass one value for "
-            "each name of its section."
-        )
-
-
-def _check_length(name: str, values: tuple[str, ...], length: int) -> None:
-    if len(values) != length:
-        raise DataError(
-            f"report: {name} has {len(values)} entries for {length} runs; pass one for each run."
-        )

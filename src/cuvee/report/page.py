@@ -14,6 +14,7 @@ from markupsafe import Markup
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.report import charts, numbers
 from cuvee.report.content import (
+    FIXED_KINDS,
     Comparison,
     LossSection,
     MixtureLoss,
@@ -26,17 +27,18 @@ from cuvee.report.content import (
     VerdictSection,
 )
 from cuvee.report.headline import findings, headline, scope
+from cuvee.report.panels import (
+    Panel,
+    best_so_far_panel,
+    outlying_words,
+    residual_panel,
+    response_view,
+    scaling_view,
+    share_panels,
+    share_rows,
+)
 
 _N_BEST_RUNS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class _Panel:
-    """One chart with its title; where both are there ``narrow`` replaces ``wide`` on telephones."""
-
-    title: str
-    wide: Markup
-    narrow: Markup | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,13 @@ def _view(content: ReportContent) -> dict[str, object]:
         "mixture_rows": _mixture_rows(content.mixture),
         "loss_rows": _loss_rows(content.losses) if content.losses else (),
         "scatters": _scatters(content),
+        "residuals": residual_panel(content.held_out) if content.held_out else None,
+        "outlying": outlying_words(content.held_out) if content.held_out else "",
+        "best_panel": best_so_far_panel(content.runs) if content.runs else None,
+        "response": response_view(content.response) if content.response else None,
+        "scaling": scaling_view(content.scaling) if content.scaling else None,
+        "share_panels": share_panels(content.shares) if content.shares else (),
+        "share_rows": share_rows(content.shares) if content.shares else (),
         "run_panel": _run_panel(content.runs) if content.runs else None,
         "run_rows": _run_rows(content.runs) if content.runs else (),
         "n_diverged": int(content.runs.diverged.sum()) if content.runs else 0,
@@ -195,18 +204,18 @@ def _loss_rows(losses: LossSection) -> tuple[_LossRow, ...]:
     return tuple(rows)
 
 
-def _scatters(content: ReportContent) -> tuple[_Panel, ...]:
+def _scatters(content: ReportContent) -> tuple[Panel, ...]:
     held_out = content.held_out
     if held_out is None:
         return ()
     return tuple(
-        _Panel(name, charts.held_out_scatter(held_out, column, name=f"held-out-{column}"))
+        Panel(name, charts.held_out_scatter(held_out, column, name=f"held-out-{column}"))
         for column, name in enumerate(held_out.columns)
     )
 
 
-def _run_panel(runs: RunsSection) -> _Panel:
-    return _Panel(
+def _run_panel(runs: RunsSection) -> Panel:
+    return Panel(
         "Every run, sorted",
         charts.loss_by_run(runs, width=charts.RUNS_WIDTH, name="runs-wide"),
         charts.loss_by_run(runs, width=charts.PANEL_WIDTH, name="runs-narrow"),
@@ -221,16 +230,16 @@ def _run_rows(runs: RunsSection) -> tuple[tuple[int, str, float, float], ...]:
         (place + 1, runs.run_ids[run], float(runs.losses[run]), float(runs.losses[run] - best))
         for best in runs.losses[order[:1]]
         for place, run in enumerate(order)
-        if place < _N_BEST_RUNS or runs.kinds[run] != "draw"
+        if place < _N_BEST_RUNS or runs.kinds[run] in FIXED_KINDS
     )
 
 
-def _trajectories(content: ReportContent) -> tuple[_Panel, ...]:
+def _trajectories(content: ReportContent) -> tuple[Panel, ...]:
     section = content.trajectories
     if section is None or not section.series:
         return ()
     panels = [
-        _Panel(
+        Panel(
             title,
             charts.trajectory_chart(
                 section, column, width=charts.PANEL_WIDTH, name=f"trajectory-{column}"
@@ -239,7 +248,7 @@ def _trajectories(content: ReportContent) -> tuple[_Panel, ...]:
         for column, title in enumerate(section.columns)
     ]
     wide = charts.trajectory_chart(section, 0, width=charts.DOUBLE_WIDTH, name="trajectory-wide")
-    return (_Panel(panels[0].title, wide, panels[0].wide), *panels[1:])
+    return (Panel(panels[0].title, wide, panels[0].wide), *panels[1:])
 
 
 def _legend(content: ReportContent) -> tuple[tuple[str, Role], ...]:

@@ -31,6 +31,8 @@ ROLE_COLOURS = {
     "other": "#cc79a7",
 }
 DRAW = "#7f8791"
+LOWER, HIGHER = "#0072b2", "#e69f00"
+"""The two ends of a diverging scale; also of the same palette."""
 
 _VARIABLES = {
     INK: "ink",
@@ -38,6 +40,8 @@ _VARIABLES = {
     GRID: "grid",
     SURFACE: "surface",
     DRAW: "draw",
+    LOWER: "lower",
+    HIGHER: "higher",
     **{colour: role for role, colour in ROLE_COLOURS.items()},
 }
 _COLOUR = re.compile("|".join(_VARIABLES))
@@ -90,16 +94,34 @@ def new_axes(width: float, height: float, margins: tuple[float, float, float, fl
         height: Of the picture, CSS pixels.
         margins: Left, right, top and bottom, CSS pixels.
     """
-    left, right, top, bottom = margins
     figure = Figure(figsize=(width / 72, height / 72))
     FigureCanvasSVG(figure)
-    box = (
+    return figure.add_axes(_box(width, height, margins))
+
+
+def more_axes(axes: Axes, margins: tuple[float, float, float, float]) -> Axes:
+    """Make another pair of axes in the same picture.
+
+    Args:
+        axes: The first pair, of `new_axes`.
+        margins: Left, right, top and bottom of the new pair, CSS pixels.
+    """
+    width, height = axes.figure.bbox.size
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes made by new_axes stand in a figure"
+    return figure.add_axes(_box(width, height, margins))
+
+
+def _box(
+    width: float, height: float, margins: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    left, right, top, bottom = margins
+    return (
         left / width,
         bottom / height,
         (width - left - right) / width,
         (height - top - bottom) / height,
     )
-    return figure.add_axes(box)
 
 
 def inline(axes: Axes, *, name: str, label: str) -> Markup:
@@ -108,7 +130,7 @@ def inline(axes: Axes, *, name: str, label: str) -> Markup:
     Text stays text, escaped, in the page's fonts; the same figure always gives the same bytes.
 
     Args:
-        axes: The only axes of its figure.
+        axes: Any axes of its figure.
         name: Unique on the page; ids inside are made from it.
         label: What a screen reader says of the picture.
     """
