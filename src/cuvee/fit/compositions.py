@@ -1,17 +1,20 @@
 """Targets that are mixtures of validation domains, their composition known or learnt."""
 
 from collections.abc import Mapping
-from typing import Self, cast
+from typing import Self, cast, overload
 
 import numpy as np
 from scipy.special import softmax
+from scipy.stats import chi2
 
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
-from cuvee.errors import ConfigError
+from cuvee.errors import ConfigError, DataError
 from cuvee.fit.convex_laws import ConvexLaw, ExponentialMixingLaw
 from cuvee.fit.effective_data import LawPrior
 from cuvee.fit.law_fit import FittedLaw, fit_law, solve_law
+from cuvee.simplex import TOLERANCE
+from cuvee.tables.predictor import NamedPredictions, SmoothPredictions
 
 MAX_COMPONENTS = 3
 """Latent domains of a target at most, unless the caller says otherwise."""
@@ -21,6 +24,9 @@ _GAIN = 0.1
 _STEPS = (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0)
 """How far the halves of a component are moved apart to start with; the priors of halves differ."""
 _N_DIRECTIONS = 2
+_N_STARTS = 2
+_LIMIT = 0.9
+"""Confidence of the upper limit of a composed target's variance."""
 
 
 class CompositionLaw(ConvexLaw):
@@ -150,7 +156,7 @@ class CompositionLaw(ConvexLaw):
     def _split_start(
         self, fitted: FittedLaw, prior: LawPrior, weights: FloatArray, scaled: FloatArray
     ) -> FloatArray:
-        """Split each component in turn and return the solution of the split that fits best."""
+        """Split each component in turn; solve from the best splits and return the best solution."""
         precision = fitted.trust / fitted.noise**2
 
         def cost(parameters: FloatArray) -> float:
@@ -160,21 +166,184 @@ class CompositionLaw(ConvexLaw):
 
         shares, terms, _ = _terms(fitted.parameters, weights)
         misfit = precision * (scaled - self.law(fitted.parameters, weights)[0])
-        solutions = []
+        starts = []
         for component in range(len(shares)):
             # Moved apart by d, halves add half of term (d . r)^2: what the misfits curve along.
             curving = (weights.T * (misfit * terms[:, component])) @ weights
-            directions = np.linalg.eigh(curving)[1][:, ::-1].T[:_N_DIRECTIONS]
-            for direction in directions:
+            for direction in np.linalg.eigh(curving)[1].T[-_N_DIRECTIONS:]:
                 splits = [
                     _split(fitted.parameters, weights.shape[1], component, step * direction)
                     for step in _STEPS
                 ]
-                start = min(splits, key=cost)
-                solutions.append(
-                    solve_law(self.law, prior, start, weights, scaled, precision=precision)
-                )
+                starts.append(min(splits, key=cost))
+        solutions = [
+            solve_law(self.law, prior, start, weights, scaled, precision=precision)
+            for start in sorted(starts, key=cost)[:_N_STARTS]
+        ]
         return min(solutions, key=lambda one: one.cost).parameters
+
+
+class ComposedPredictions:
+    """Predictions of targets that are known mixtures of a predictor's targets.
+
+    ``L(r) = sum_i s_i L_i(r)``: every component is predicted by its own law. The errors of the
+    components go together to an unknown extent; ``sd(L) <= sum_i s_i sd_i`` whatever it is, and
+    that bound is the answer unless held-out errors say better.
+
+    Args:
+        predictor: Fitted, of the components.
+        targets: Names of the composed targets.
+        compositions: (len(targets), n_components) shares of the components; rows sum to 1.
+        errors: (n_runs, n_components) held-out errors in standard deviations, or None.
+
+    Source: Data Mixing Laws (arXiv:2403.16952), explicit domain aggregation.
+    """
+
+    def __init__(
+        self,
+        predictor: NamedPredictions,
+        *,
+        targets: tuple[str, ...],
+        compositions: FloatArray,
+        errors: FloatArray | None = None,
+    ) -> None:
+        self._predictor = predictor
+        self._targets = targets
+        self._compositions = compositions
+        self._errors = errors
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the columns of ``weights``."""
+        return self._predictor.domains
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the composed targets."""
+        return self._targets
+
+    def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Predict the losses of mixtures.
+
+        With held-out errors e in standard deviations, the variance is the upper 90% limit
+        ``(n / chi2_{n, .1}) mean_n (sum_i s_i sd_i e_ni)^2``, at most the bound's, in which
+        components that err by more than their standard deviations are widened.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+
+        Returns:
+            Mean and standard deviation of a new run, both (n_rows, len(targets)).
+        """
+        mean, sd = self._predictor.predict(weights)
+        composed = mean @ self._compositions.T
+        if self._errors is None:
+            return composed, sd @ self._compositions.T
+        n_runs = len(self._errors)
+        moments = self._errors.T @ self._errors / n_runs
+        parts = sd[:, None, :] * self._compositions
+        limit = np.einsum("rti,ij,rtj->rt", parts, moments, parts, optimize=True)
+        limit *= n_runs / chi2.ppf(1.0 - _LIMIT, n_runs)
+        bound = parts @ np.maximum(np.sqrt(np.diag(moments)), 1.0)
+        return composed, np.minimum(np.sqrt(np.maximum(limit, 0.0)), bound)
+
+
+class ComposedSmoothPredictions(ComposedPredictions):
+    """`ComposedPredictions` of components whose means are convex, so that theirs are too."""
+
+    _predictor: SmoothPredictions
+
+    def slopes(self, weights: FloatArray) -> FloatArray:
+        """Compute the derivatives of the means along the weights.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+
+        Returns:
+            (n_rows, len(targets), n_domains) derivatives, in the losses' unit.
+        """
+        slopes: FloatArray = self._compositions @ self._predictor.slopes(weights)
+        return slopes
+
+
+@overload
+def compose(
+    predictor: SmoothPredictions,
+    compositions: Mapping[str, Mapping[str, float]],
+    *,
+    errors: FloatArray | None = None,
+) -> ComposedSmoothPredictions: ...
+
+
+@overload
+def compose(
+    predictor: NamedPredictions,
+    compositions: Mapping[str, Mapping[str, float]],
+    *,
+    errors: FloatArray | None = None,
+) -> ComposedPredictions: ...
+
+
+def compose(
+    predictor: NamedPredictions,
+    compositions: Mapping[str, Mapping[str, float]],
+    *,
+    errors: FloatArray | None = None,
+) -> ComposedPredictions:
+    """Predict mixtures of validation domains from laws of the domains themselves.
+
+    Args:
+        predictor: Any fitted predictor with named columns.
+        compositions: By name of a composed target, the shares of the measured targets in it: at
+            least 0, summing to 1 (tolerance of `cuvee.simplex`); those not named have none.
+        errors: (n_runs, n_targets) held-out errors of the predictor's targets divided by their
+            predicted standard deviations, as (measured - mean) / sd of a `CrossValidation`; None:
+            the components' errors are taken to move together.
+
+    Returns:
+        The composed predictions; with slopes where the predictor has them.
+
+    Raises:
+        ConfigError: There is no composition, it names a target that was not measured, or its shares
+            are not what they must be.
+        DataError: The errors have another shape or are not finite.
+    """
+    if not compositions:
+        raise ConfigError("compositions is empty; give at least one target its shares.")
+    rows = [_shares(name, one, predictor.targets) for name, one in compositions.items()]
+    if errors is not None:
+        _check_errors(errors, n_targets=len(predictor.targets))
+    kind = ComposedSmoothPredictions if hasattr(predictor, "slopes") else ComposedPredictions
+    return kind(predictor, targets=tuple(compositions), compositions=np.stack(rows), errors=errors)
+
+
+def _shares(name: str, composition: Mapping[str, float], targets: tuple[str, ...]) -> FloatArray:
+    """Return the (n_targets,) shares of a composition."""
+    unknown = [target for target in composition if target not in targets]
+    if unknown:
+        raise ConfigError(
+            f"composition {name!r} names {unknown[0]!r}, which was not measured; the targets are "
+            f"{', '.join(targets)}."
+        )
+    shares = np.array([composition.get(target, 0.0) for target in targets], dtype=np.float64)
+    if not (np.all(shares >= 0.0) and abs(shares.sum() - 1.0) <= TOLERANCE):
+        raise ConfigError(
+            f"composition {name!r} has shares {list(composition.values())}; they must be at least "
+            f"0 and sum to 1 (tolerance {TOLERANCE:g}). Rescale them."
+        )
+    return shares
+
+
+def _check_errors(errors: FloatArray, *, n_targets: int) -> None:
+    if errors.ndim != 2 or len(errors) == 0 or errors.shape[1] != n_targets:
+        raise DataError(
+            f"errors have shape {errors.shape}; expected (n_runs, {n_targets}) with at least 1 run."
+        )
+    for row, column in np.argwhere(~np.isfinite(errors))[:1]:
+        raise DataError(
+            f"errors row {row} column {column} is {errors[row, column]}; errors must be finite. "
+            "Leave targets without a standard deviation out."
+        )
 
 
 def _n_components(parameters: FloatArray, n_domains: int) -> int:
@@ -196,9 +365,7 @@ def _terms(
     return shares, shares * np.exp(np.clip(weights @ effects.T, -30.0, 30.0)), effects
 
 
-def _split(
-    parameters: FloatArray, n_domains: int, component: int, apart: FloatArray
-) -> FloatArray:
+def _split(parameters: FloatArray, n_domains: int, component: int, apart: FloatArray) -> FloatArray:
     """Put two halves of a component, moved apart, in its place."""
     n_components = _n_components(parameters, n_domains)
     logits = parameters[1 : 1 + n_components].copy()
@@ -212,8 +379,6 @@ def _split(
 
 def _folds(weights: FloatArray) -> IntArray:
     """Deal mixtures out to folds in the order of the runs, equal mixtures to one fold."""
-    _, first, mixture = np.unique(
-        weights.round(9), axis=0, return_index=True, return_inverse=True
-    )
+    _, first, mixture = np.unique(weights.round(9), axis=0, return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))
     return np.asarray(order[mixture.reshape(-1)] % _N_FOLDS, dtype=np.int64)
