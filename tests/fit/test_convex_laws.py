@@ -67,7 +67,7 @@ def test_identified_parameters_are_covered() -> None:
         lowest, spread = model.scale_[0]
         # In the losses' unit: c times the range plus the least loss; t plus the range's logarithm.
         found = np.concatenate(
-            [[lowest + spread * model.parameters_[0, 0]], model.parameters_[0, 1:] + np.log(spread)]
+            [[lowest + spread * model.parameters_[0][0]], model.parameters_[0][1:] + np.log(spread)]
         )
         sd = np.sqrt(np.diag(model.covariance_[0])) * np.array([spread, 1.0, 1.0, 1.0])
         inside.append(np.abs(found - TRUE[ExponentialMixingLaw]) <= 1.645 * sd)

@@ -14,6 +14,7 @@ def test_names_are_those_of_the_command_line() -> None:
         "exponential",
         "bivariate-power",
         "effective-data-power",
+        "implicit-law",
         "distilled-law",
         "log-gaussian-process",
         "shared-gaussian-process",

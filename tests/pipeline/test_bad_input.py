@@ -492,7 +492,7 @@ VALUES = (
         name="unknown fit model",
         change=setting("fit.model", "gp"),
         message="config key fit: model 'gp' is unknown; choose one of linear, boosted-trees, "
-        "exponential, bivariate-power, effective-data-power, distilled-law, "
+        "exponential, bivariate-power, effective-data-power, implicit-law, distilled-law, "
         "log-gaussian-process, shared-gaussian-process, ensemble.",
     ),
     Case(

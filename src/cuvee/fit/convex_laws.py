@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.fit.effective_data import LawPrior
-from cuvee.fit.law_fit import fit_law
+from cuvee.fit.law_fit import FittedLaw, fit_law
 from cuvee.fit.training_rows import check_mixtures, check_training_rows, require_fitted
 
 SMOOTHING = 2e-3
@@ -21,8 +21,8 @@ class ConvexLaw(ABC):
     """What laws with parameters of their own for every target share.
 
     Attributes:
-        parameters_: (n_targets, n_parameters) of losses scaled to run from 0 to 1.
-        covariance_: (n_targets, n_parameters, n_parameters) of the parameters.
+        parameters_: Each target's (n_parameters,), of losses scaled to run from 0 to 1.
+        covariance_: Each target's (n_parameters, n_parameters), of the parameters.
         scale_: (n_targets, 2) least loss and range that scale the losses.
         residual_sd_: (n_targets,) leave-one-out misfit, in the losses' unit.
         outliers_: (run, target) pairs that the robust loss hears less than half.
@@ -30,6 +30,8 @@ class ConvexLaw(ABC):
     """
 
     n_domains_: int
+    parameters_: tuple[FloatArray, ...]
+    covariance_: tuple[FloatArray, ...]
 
     @staticmethod
     @abstractmethod
@@ -46,6 +48,15 @@ class ConvexLaw(ABC):
     def along_weights(parameters: FloatArray, weights: FloatArray) -> FloatArray:
         """Compute the (n_rows, n_domains) derivatives along the weights."""
 
+    def fit_target(self, weights: FloatArray, losses: FloatArray) -> FittedLaw:
+        """Fit one target.
+
+        Args:
+            weights: (n_runs, n_domains) token shares; rows sum to 1.
+            losses: (n_runs,) finite.
+        """
+        return fit_law(self.law, self.prior(weights.shape[1]), weights, losses)
+
     def fit(self, weights: FloatArray, losses: FloatArray, *, rng: np.random.Generator) -> Self:
         """Learn from measured runs.
 
@@ -61,12 +72,11 @@ class ConvexLaw(ABC):
             DataError: The runs are not what they must be.
         """
         shares, measured = check_training_rows(weights, losses)
-        prior = self.prior(shares.shape[1])
         with threadpool_limits(limits=1):
-            fits = [fit_law(self.law, prior, shares, column) for column in measured.T]
+            fits = [self.fit_target(shares, column) for column in measured.T]
         self.n_domains_ = shares.shape[1]
-        self.parameters_ = np.stack([one.parameters for one in fits])
-        self.covariance_ = np.stack([one.covariance for one in fits])
+        self.parameters_ = tuple(one.parameters for one in fits)
+        self.covariance_ = tuple(one.covariance for one in fits)
         self.scale_ = np.stack([one.scale for one in fits])
         self.residual_sd_ = np.array([one.residual_sd for one in fits])
         self.converged_ = all(one.converged for one in fits)
@@ -130,8 +140,8 @@ class ConvexLaw(ABC):
         require_fitted(self, "parameters_")
         return {
             "n_domains": self.n_domains_,
-            "parameters": self.parameters_.tolist(),
-            "covariance": self.covariance_.tolist(),
+            "parameters": [one.tolist() for one in self.parameters_],
+            "covariance": [one.tolist() for one in self.covariance_],
             "scale": self.scale_.tolist(),
             "residual_sd": self.residual_sd_.tolist(),
             "outliers": [list(pair) for pair in self.outliers_],
@@ -143,8 +153,10 @@ class ConvexLaw(ABC):
         """Make a fitted model from `to_json`'s answer."""
         model = cls()
         model.n_domains_ = cast(int, data["n_domains"])
-        model.parameters_ = np.asarray(data["parameters"], dtype=np.float64)
-        model.covariance_ = np.asarray(data["covariance"], dtype=np.float64)
+        rows = cast(list[list[float]], data["parameters"])
+        model.parameters_ = tuple(np.asarray(one, dtype=np.float64) for one in rows)
+        squares = cast(list[list[list[float]]], data["covariance"])
+        model.covariance_ = tuple(np.asarray(one, dtype=np.float64) for one in squares)
         model.scale_ = np.asarray(data["scale"], dtype=np.float64)
         model.residual_sd_ = np.asarray(data["residual_sd"], dtype=np.float64)
         pairs = cast(list[list[int]], data["outliers"])

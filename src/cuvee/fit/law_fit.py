@@ -33,12 +33,37 @@ class FittedLaw:
     """(2,) least loss and range."""
     residual_sd: float
     """Misfit of a run left out, in the losses' unit."""
-    outliers: BoolArray
-    """(n_runs,) True for runs that the robust loss hears less than half."""
+    noise: float
+    """Misfit that the parameters were weighed by, for losses scaled to run from 0 to 1."""
+    trust: FloatArray
+    """(n_runs,) how much the robust loss hears of a run: 0 nothing, 1 all."""
+    converged: bool
+
+    @property
+    def outliers(self) -> BoolArray:
+        """(n_runs,) True for runs that the robust loss hears less than half."""
+        return self.trust < 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solution:
+    """Where a least-squares solve came to rest."""
+
+    parameters: FloatArray
+    """(n_parameters,) for losses scaled to run from 0 to 1."""
+    cost: float
+    """Half the weighted squared misfit plus the prior's part."""
     converged: bool
 
 
-def fit_law(law: Law, prior: LawPrior, weights: FloatArray, losses: FloatArray) -> FittedLaw:
+def fit_law(
+    law: Law,
+    prior: LawPrior,
+    weights: FloatArray,
+    losses: FloatArray,
+    *,
+    start: FloatArray | None = None,
+) -> FittedLaw:
     """Fit one target.
 
     Args:
@@ -46,6 +71,7 @@ def fit_law(law: Law, prior: LawPrior, weights: FloatArray, losses: FloatArray) 
         prior: Normal prior of the parameters, for losses scaled to run from 0 to 1.
         weights: (n_runs, n_domains) token shares; rows sum to 1.
         losses: (n_runs,) finite.
+        start: (n_parameters,) where to begin; None: the prior's centre.
 
     Returns:
         The law. The noise is learnt from the misfit; runs far off are weighed down as Cauchy's loss
@@ -55,9 +81,10 @@ def fit_law(law: Law, prior: LawPrior, weights: FloatArray, losses: FloatArray) 
     scaled = (losses - lowest) / (spread or 1.0)
     # Broken runs stay out of the first solution; they come back if it explains them.
     trust = ((scaled >= 0.0) & (scaled <= 1.0)).astype(np.float64)
-    point, noise, converged = prior.mean, NOISE, True
+    point, noise, converged = prior.mean if start is None else start, NOISE, True
     for _ in range(_ROUNDS):
-        point, converged = _solve(law, prior, point, weights, scaled, np.sqrt(trust) / noise)
+        found = solve_law(law, prior, point, weights, scaled, precision=trust / noise**2)
+        point, converged = found.parameters, found.converged
         misfit = scaled - law(point, weights)[0]
         noise = _noise(law, prior, point, weights, misfit, trust, noise)
         trust = 1.0 / (1.0 + (misfit / (_ROBUST * noise)) ** 2)
@@ -68,20 +95,32 @@ def fit_law(law: Law, prior: LawPrior, weights: FloatArray, losses: FloatArray) 
         covariance=covariance,
         scale=np.array([lowest, spread]),
         residual_sd=float(np.sqrt((trust * left_out**2).sum() / trust.sum())) * spread,
-        outliers=trust < 0.5,
+        noise=noise,
+        trust=trust,
         converged=converged,
     )
 
 
-def _solve(
+def solve_law(
     law: Law,
     prior: LawPrior,
     start: FloatArray,
     weights: FloatArray,
     losses: FloatArray,
-    root: FloatArray,
-) -> tuple[FloatArray, bool]:
-    """Minimise weighted misfit plus prior, in parameters scaled by the prior."""
+    *,
+    precision: FloatArray,
+) -> Solution:
+    """Minimise weighted misfit plus prior, in parameters scaled by the prior.
+
+    Args:
+        law: Values and slopes at parameters.
+        prior: Normal prior of the parameters.
+        start: (n_parameters,) where to begin.
+        weights: (n_runs, n_domains) token shares; rows sum to 1.
+        losses: (n_runs,) scaled to run from 0 to 1.
+        precision: (n_runs,) inverse variances of the misfits; 0 for what does not count.
+    """
+    root = np.sqrt(precision)
 
     def residuals(scaled: FloatArray) -> FloatArray:
         misfit = law(prior.mean + prior.sd * scaled, weights)[0] - losses
@@ -100,7 +139,11 @@ def _solve(
         xtol=_TOLERANCE,
         max_nfev=_MAX_EVALUATIONS,
     )
-    return prior.mean + prior.sd * np.asarray(result.x, dtype=np.float64), bool(result.success)
+    return Solution(
+        parameters=prior.mean + prior.sd * np.asarray(result.x, dtype=np.float64),
+        cost=float(result.cost),
+        converged=bool(result.success),
+    )
 
 
 def _noise(

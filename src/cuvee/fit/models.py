@@ -4,6 +4,7 @@ from typing import Protocol
 
 from cuvee.errors import ConfigError
 from cuvee.fit.boosting import BoostedTrees
+from cuvee.fit.compositions import CompositionLaw
 from cuvee.fit.convex_laws import BivariatePower, ExponentialMixingLaw
 from cuvee.fit.distilled_law import DistilledLaw
 from cuvee.fit.effective_data import EffectiveDataPower
@@ -19,6 +20,7 @@ MODELS: dict[str, type[Predictor]] = {
     "exponential": ExponentialMixingLaw,
     "bivariate-power": BivariatePower,
     "effective-data-power": EffectiveDataPower,
+    "implicit-law": CompositionLaw,
     "distilled-law": DistilledLaw,
     "log-gaussian-process": LogGaussianProcess,
     "shared-gaussian-process": SharedGaussianProcess,
