@@ -86,13 +86,7 @@ def residual_chart(held_out: HeldOutSection, *, width: float, name: str) -> Mark
         even_ticks(axes.xaxis, axes.yaxis)
         axes.set_xlabel(f"measured, {held_out.unit}", labelpad=3)
         axes.set_ylabel("predicted minus measured", labelpad=3)
-        label = f"Residuals of {int(known.sum())} runs on the objective"
-        if len(named):
-            label += "; outlying: " + ", ".join(
-                f"{shorten(held_out.run_ids[run], 40)} {difference(float(residuals[run]))}"
-                for run in named
-            )
-        return inline(axes, name=name, label=label)
+        return inline(axes, name=name, label=_residual_label(held_out, named))
 
 
 def best_so_far(losses: FloatArray) -> FloatArray:
@@ -153,3 +147,14 @@ def _best_label(best: FloatArray, natural: list[float]) -> str:
         f"{decimals(float(best[place]))} after {place + 1}" for place in places
     )
     return label + "".join(f"; natural mixture {decimals(loss)}" for loss in natural[:1])
+
+
+def _residual_label(held_out: HeldOutSection, named: IntArray) -> str:
+    residuals = held_out.predicted[:, 0] - held_out.measured[:, 0]
+    label = f"Residuals of {int(np.isfinite(residuals).sum())} runs on the objective"
+    if not len(named):
+        return label
+    runs = (
+        f"{shorten(held_out.run_ids[run], 40)} {difference(float(residuals[run]))}" for run in named
+    )
+    return f"{label}; outlying: {', '.join(runs)}"

@@ -131,29 +131,7 @@ def ternary_chart(
         _paint(axes, ternary.grid @ _CORNERS, values, edges, scale)
         frame = _CORNERS[[0, 1, 2, 0]]
         axes.plot(*frame.T, color=MUTED, linewidth=1, clip_on=False)
-        measured = ternary.measured @ _CORNERS
-        axes.plot(
-            *measured.T,
-            "o",
-            color=INK,
-            markerfacecolor="none",
-            markersize=5,
-            markeredgewidth=1,
-            clip_on=False,
-        )
-        for place, role, mark in (
-            (ternary.natural, "natural", "s"),
-            (ternary.chosen, "chosen", "D"),
-        ):
-            axes.plot(
-                *(place @ _CORNERS),
-                mark,
-                color=ROLE_COLOURS[role],
-                markeredgecolor=SURFACE,
-                markersize=8,
-                clip_on=False,
-                zorder=5,
-            )
+        _marks(axes, ternary)
         _name_corners(axes, ternary.corners)
         _colour_key(axes, edges, scale, title)
         label = (
@@ -230,6 +208,33 @@ def _paint(
         levels=reach,
         colors=[to_rgba(scale.colour, _strength(band, scale)) for band in range(_N_BANDS)],
     )
+
+
+def _marks(axes: Axes, ternary: Ternary) -> None:
+    """Draw the measured mixtures as rings, the natural one and the chosen one filled."""
+    measured = ternary.measured @ _CORNERS
+    axes.plot(
+        *measured.T,
+        "o",
+        color=INK,
+        markerfacecolor="none",
+        markersize=5,
+        markeredgewidth=1,
+        clip_on=False,
+    )
+    for place, role, mark in (
+        (ternary.natural, "natural", "s"),
+        (ternary.chosen, "chosen", "D"),
+    ):
+        axes.plot(
+            *(place @ _CORNERS),
+            mark,
+            color=ROLE_COLOURS[role],
+            markeredgecolor=SURFACE,
+            markersize=8,
+            clip_on=False,
+            zorder=5,
+        )
 
 
 def _name_corners(axes: Axes, corners: tuple[str, str, str]) -> None:
