@@ -33,7 +33,7 @@ from cuvee.simplex import TOLERANCE, supply_caps
 from cuvee.tables.design import Design, read_design, write_design
 from cuvee.tables.optimum import Optimum, read_optimum, write_optimum
 from cuvee.tables.runs import Runs, read_runs
-from cuvee.tables.sensitivity import Sensitivity, write_sensitivity
+from cuvee.tables.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
 from cuvee.validate.compare import ValidateConfig
 
 REPORT = "report.html"
@@ -282,9 +282,15 @@ def gather(
         max_epochs=settings.max_epochs,
     )
     found = findings.gather(job, done)
-    path = job.folder("optimum") / PRICES
-    prices = cast(list[str], artifacts.read_json(path)) if path.exists() else []
-    return replace(found, notes=(*found.notes, *(f"{one.capitalize()}." for one in prices)))
+    folder = job.folder("optimum")
+    prices: list[str] = []
+    if (folder / PRICES).exists():
+        prices = cast(list[str], artifacts.read_json(folder / PRICES))
+    return replace(
+        found,
+        sensitivity=read_sensitivity(folder / SENSITIVITY),
+        notes=(*found.notes, *(f"{one.capitalize()}." for one in prices)),
+    )
 
 
 def describe(content: ReportContent, job: Job) -> str:

@@ -15,6 +15,7 @@ from cuvee.arrays import FloatArray, IntArray
 from cuvee.fit.crossval import rank_correlation
 from cuvee.fit.predictor_files import NamedPredictor
 from cuvee.report.pictures import Matrix, ResponseSection, Slice, Ternary
+from cuvee.tables.predictor import objective_sd
 
 STEP = 0.02
 """Rise of a share, of the run's tokens, whose effect is shown."""
@@ -153,7 +154,11 @@ def effects(asked: Asked, *, targets: tuple[str, ...]) -> Matrix:
     mean, sd = asked.predictor.change(rows, asked.chosen)
     # All targets' errors in common: the objective's is at most that large.
     values = sign[:, None] * np.column_stack([mean @ asked.objective, mean])
-    doubt = None if sd is None else np.column_stack([sd @ asked.objective, sd])
+    doubt = (
+        None
+        if sd is None
+        else np.column_stack([objective_sd(asked.predictor, sd, asked.objective), sd])
+    )
     order = np.argsort(-asked.chosen, kind="stable")
     if len(order) > _MOST_ROWS:
         strength = np.abs(values).max(axis=1)
@@ -235,7 +240,11 @@ def _slice(asked: Asked, column: int, *, cost: float) -> Slice:
     rows = move(asked, column, shares)
     mean, sd = _objective(asked, rows)
     _, change_sd = asked.predictor.change(rows, asked.chosen)
-    half = None if change_sd is None else _NORMAL_90 * (change_sd @ asked.objective)
+    half = (
+        None
+        if change_sd is None
+        else _NORMAL_90 * objective_sd(asked.predictor, change_sd, asked.objective)
+    )
     return Slice(
         domain=asked.predictor.domains[column],
         shares=shares,
@@ -258,9 +267,9 @@ def _others(asked: Asked) -> FloatArray:
 
 
 def _objective(asked: Asked, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the (n_rows,) objective and its sd, all targets' errors in common."""
+    """Return the (n_rows,) objective and its sd."""
     mean, sd = asked.predictor.predict(rows)
-    return mean @ asked.objective, sd @ asked.objective
+    return mean @ asked.objective, objective_sd(asked.predictor, sd, asked.objective)
 
 
 def _divided(shares: FloatArray) -> FloatArray:

@@ -12,6 +12,7 @@ import numpy as np
 from cuvee.arrays import BoolArray, FloatArray, IntArray
 from cuvee.report.pictures import ResponseSection, ScalingSection, SharesSection
 from cuvee.report.shapes import check_length, check_shape
+from cuvee.tables.sensitivity import Sensitivity
 
 Role: TypeAlias = Literal["chosen", "natural", "uniform", "best-sampled", "other"]
 """What a mixture is in the comparison; it decides the colour. The user's own are ``other``."""
@@ -346,6 +347,7 @@ class ReportContent:
     response: ResponseSection | None = None
     scaling: ScalingSection | None = None
     shares: SharesSection | None = None
+    sensitivity: Sensitivity | None = None
     notes: tuple[str, ...] = ()
     """Sentences the reader must know, such as that there were no targets."""
     headline: str | None = None

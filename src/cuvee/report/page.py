@@ -29,11 +29,13 @@ from cuvee.report.content import (
 from cuvee.report.headline import findings, headline, scope
 from cuvee.report.panels import (
     Panel,
+    SensitivityView,
     best_so_far_panel,
     outlying_words,
     residual_panel,
     response_view,
     scaling_view,
+    sensitivity_view,
     share_panels,
     share_rows,
 )
@@ -124,6 +126,7 @@ def _view(content: ReportContent) -> dict[str, object]:
         "outlying": outlying_words(content.held_out) if content.held_out else "",
         "best_panel": best_so_far_panel(content.runs) if content.runs else None,
         "response": response_view(content.response) if content.response else None,
+        "sensitivity": _sensitivity(content),
         "scaling": scaling_view(content.scaling) if content.scaling else None,
         "share_panels": share_panels(content.shares) if content.shares else (),
         "share_rows": share_rows(content.shares) if content.shares else (),
@@ -202,6 +205,14 @@ def _loss_rows(losses: LossSection) -> tuple[_LossRow, ...]:
         best = tuple(bool(one) for one in mean <= lowest)
         rows.append(_LossRow(row, tuple(mean[1:].tolist()), float(mean[0]), spread, best))
     return tuple(rows)
+
+
+def _sensitivity(content: ReportContent) -> SensitivityView | None:
+    """Arrange what surrounds the answer, where it is a mixture of the same columns."""
+    found, mixture = content.sensitivity, content.mixture
+    if found is None or found.domains != mixture.domains:
+        return None
+    return sensitivity_view(found, chosen=mixture.chosen, natural=mixture.natural)
 
 
 def _scatters(content: ReportContent) -> tuple[Panel, ...]:

@@ -5,11 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
+from cuvee.arrays import FloatArray
 from cuvee.report import charts, law_charts, run_charts, surfaces
 from cuvee.report.content import HeldOutSection, RunsSection
 from cuvee.report.matrices import Row, matrix_rows
 from cuvee.report.numbers import clean, difference, quantity
 from cuvee.report.pictures import Matrix, ResponseSection, ScalingSection, SharesSection
+from cuvee.report.sensitivity_charts import (
+    path_objective_chart,
+    path_shares_chart,
+    range_chart,
+)
+from cuvee.tables.sensitivity import PathPoint, Sensitivity
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +203,68 @@ def share_rows(section: SharesSection) -> tuple[tuple[tuple[float, float], ...],
             for run in np.argsort(curve.shares, kind="stable")
         )
         for curve in section.curves
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivityRow:
+    """One domain's range in numbers."""
+
+    domain: str
+    chosen: float
+    natural: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivityView:
+    """How far the answer may move."""
+
+    ranges: Panel
+    path: tuple[Panel, ...]
+    rows: tuple[SensitivityRow, ...]
+    path_rows: tuple[PathPoint, ...]
+
+
+def sensitivity_view(
+    found: Sensitivity, *, chosen: FloatArray, natural: FloatArray
+) -> SensitivityView:
+    """Arrange what surrounds the answer.
+
+    Args:
+        found: Ranges and the path of the pull.
+        chosen: (n_columns,) the chosen mixture.
+        natural: (n_columns,) the natural one.
+    """
+    wide, narrow = (
+        range_chart(found, chosen=chosen, natural=natural, width=width, name=name)
+        for width, name in _widths("ranges")
+    )
+    path: tuple[Panel, ...] = ()
+    if len(found.path) > 1:
+        width = charts.PANEL_WIDTH
+        path = (
+            Panel(
+                "Predicted objective",
+                path_objective_chart(found, unit="bits per byte", width=width, name="path-loss"),
+            ),
+            Panel("Shares", path_shares_chart(found, width=width, name="path-shares")),
+        )
+    order = np.argsort(-chosen, kind="stable")
+    return SensitivityView(
+        ranges=Panel("Shares that cannot be told apart from the chosen ones", wide, narrow),
+        path=path,
+        rows=tuple(
+            SensitivityRow(
+                found.domains[column],
+                float(chosen[column]),
+                float(natural[column]),
+                *found.ranges[column],
+            )
+            for column in order
+        ),
+        path_rows=found.path,
     )
 
 
