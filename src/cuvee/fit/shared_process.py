@@ -34,6 +34,8 @@ _BROKEN_FEW = 8.0
 """That factor grows by ``8 / n_runs``: on RegMix's runs at most 1 sound run in 1000 is left out."""
 _CHUNK_ENTRIES = 1 << 15
 """Covariances worked on at a time: what they need stays in the processor's cache."""
+_CHANGES = 256
+"""Rows whose changes are computed together: their covariance is held, so memory is its square."""
 
 
 class SharedGaussianProcess:
@@ -165,6 +167,15 @@ class SharedGaussianProcess:
         require_fitted(self, "hyper_")
         shares = check_mixtures(weights, n_domains=self.weights_.shape[1])
         start = check_mixtures(base[None], n_domains=self.weights_.shape[1])
+        parts = [
+            self._change(shares[first : first + _CHANGES], start)
+            for first in range(0, len(shares), _CHANGES)
+        ]
+        mean, sd = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return mean, sd
+
+    def _change(self, shares: FloatArray, start: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Do so for few enough rows that a covariance among them fits."""
         with threadpool_limits(limits=1):
             means, variances = zip(
                 *(member.change(shares, start) for member in self._members), strict=True

@@ -1,12 +1,14 @@
 """Curves that QuaDMix is compared with: everything once, the best by one criterion, their union."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.corpus.store import TokenStore
+from cuvee.policy.mixture import Mixture
 from cuvee.policy.quality_curve import QualityCurve, pool_copies
+from cuvee.simplex import normalise
 
 NATURAL = "natural"
 UNION = "union-of-tops"
@@ -79,6 +81,25 @@ def baselines(
     if len(criteria) > 1:
         named[UNION] = union_of_tops(store, normalised, criteria, n_tokens)
     return named
+
+
+def expected_mixture(
+    store: TokenStore, normalised: FloatArray, some: Sequence[QualityCurve]
+) -> Mixture:
+    """Return the shares of the tokens that a curve, or a union of several, is expected to take.
+
+    Raises:
+        DataError: It takes nothing.
+    """
+    train = np.flatnonzero(store.side == 0)
+    domain: IntArray = store.domain[train].astype(np.int64)
+    copies = pool_copies(
+        some, normalised=normalised[train], n_tokens=store.n_tokens[train], domain=domain
+    )
+    tokens = np.bincount(
+        domain, weights=copies * store.n_tokens[train], minlength=len(store.domains)
+    )
+    return Mixture.flat(store.domains, normalise(tokens))
 
 
 def _tops(

@@ -274,9 +274,9 @@ def validate(settings: QuaDMixConfig, job: Job) -> None:
     prepared = open_stores(settings, job)
     quality = job.folder("quality") / NORMALISED
     rivals = rival_curves(settings, job, prepared)
-    sample = _sample(settings, prepared, read_quality(job.folder("quality")))
+    criteria = read_quality(job.folder("quality")).normalised
     mixtures = {
-        name: Mixture.flat(prepared.store.domains, sample.induce(some[0]).shares)
+        name: curves.expected_mixture(prepared.store, criteria, some)
         for name, some in rivals.items()
     }
     for name, weights in judging.named_mixtures(settings.validate, prepared.store.domains).items():
@@ -338,7 +338,6 @@ def sweep_specs(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> dict[s
     )
     rate = measure.learning_rate(job, prepared, settings.proxy, inputs, seed=settings.seed)
     run_seed = integer_seed(stream(settings.seed, "proxy"))
-    sample = _sample(settings, prepared, quality)
     path = str(job.folder("quality") / NORMALISED)
     specs = {}
     for run_id, vector in zip(made.run_ids, made.values, strict=True):
@@ -346,7 +345,7 @@ def sweep_specs(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> dict[s
         spec = training_spec(
             settings.proxy,
             inputs,
-            Mixture.flat(prepared.store.domains, sample.induce(curve).shares),
+            curves.expected_mixture(prepared.store, quality.normalised, (curve,)),
             seed=settings.seed,
             run_seed=run_seed,
             learning_rate=rate,

@@ -147,10 +147,13 @@ def sensitivity_lines(around: Mapping[str, Json], unit: str = "of loss") -> list
     domains = cast(list[str], around["domains"])
     ranges = cast(list[list[float]], around["ranges"])
     width = max(map(len, domains))
-    lines = [
-        f"cannot be told apart (predicted within {cast(float, around['within']):.4f} {unit}, half "
-        f"the answer's 90% interval): shares {'of' if around['exact'] else 'at least'}"
-    ]
+    judged = (
+        "rise at most 1.645 standard deviations of the change"
+        if around["paired"]
+        else f"predicted within {cast(float, around['within']):.4f} {unit}, half the answer's 90% "
+        "interval"
+    )
+    lines = [f"cannot be told apart ({judged}): shares {'of' if around['exact'] else 'at least'}"]
     lines += [
         f"  {name:<{width}}  {low:.3f} - {high:.3f}"
         for name, (low, high) in zip(domains, ranges, strict=True)

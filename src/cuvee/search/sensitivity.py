@@ -9,11 +9,16 @@ import numpy as np
 from cuvee.arrays import FloatArray
 from cuvee.search.constraints import Constraints
 from cuvee.search.convex import ConvexAnswer, kl_path
-from cuvee.search.objective import Objective, Terms
+from cuvee.search.objective import NORMAL_90, Objective, Terms
 from cuvee.search.programme import Floors, Smooth, solve
 from cuvee.simplex import sample_dirichlet
 from cuvee.tables.optimum import Optimum
-from cuvee.tables.predictor import NamedPredictions, SmoothPredictions
+from cuvee.tables.predictor import (
+    NamedPredictions,
+    PairedPredictions,
+    SmoothPredictions,
+    objective_sd,
+)
 from cuvee.tables.sensitivity import PathPoint, Sensitivity
 
 PULLS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.0)
@@ -71,6 +76,7 @@ def explore_exactly(
         exact=True,
         gap=answer.gap,
         within=within,
+        paired=False,
         ranges=_exact_ranges(smooth, constraints, best, within),
         prices=answer.prices,
         path=path,
@@ -90,7 +96,8 @@ def explore_draws(
 
     Mixtures are drawn about the optimum and about the reference and set on the lines from the
     optimum to each domain alone and away from it. Ranges are those of the mixtures seen, so the
-    true ones are at least as wide.
+    true ones are at least as wide. Where the predictor knows the deviation of a change between two
+    mixtures, each mixture is judged by its own.
 
     Args:
         predictor: As for `minimise`, which gave the optimum.
@@ -112,7 +119,8 @@ def explore_draws(
     )
     free = replace(objective, kl=0.0).values(drawn, penalty=True)
     pulled = free + objective.kl * objective.divergence(drawn)
-    near = drawn[pulled <= pulled[0] + within]
+    bound = _change_bounds(objective, drawn, best)
+    near = drawn[pulled <= pulled[0] + (within if bound is None else bound)]
     path: tuple[PathPoint, ...] = ()
     if terms.reference is not None:
         divergence = objective.divergence(drawn)
@@ -125,9 +133,21 @@ def explore_draws(
         exact=False,
         gap=None,
         within=within,
+        paired=bound is not None,
         ranges=tuple(zip(near.min(axis=0).tolist(), near.max(axis=0).tolist(), strict=True)),
         path=path,
     )
+
+
+def _change_bounds(objective: Objective, drawn: FloatArray, best: FloatArray) -> FloatArray | None:
+    """Return the (n_rows,) rises that cannot be told from none; None where they are not known."""
+    if not isinstance(objective.predictor, PairedPredictions):
+        return None
+    columns = objective.columns
+    _, sd = objective.predictor.change(drawn[:, columns], best[columns])
+    if sd is None:
+        return None
+    return NORMAL_90 * objective_sd(objective.predictor, sd, objective.weights)
 
 
 def _strengths(objective: Objective, best: FloatArray) -> tuple[float, ...]:

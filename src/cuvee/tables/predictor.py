@@ -1,7 +1,7 @@
 """What a predictor of losses can do: the seam between fitting and searching."""
 
 from collections.abc import Mapping
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -68,6 +68,24 @@ class NamedPredictions(Protocol):
 
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predict the losses of mixtures, as `Predictor.predict` does."""
+        ...
+
+
+@runtime_checkable
+class PairedPredictions(NamedPredictions, Protocol):
+    """Predictions that know how their errors at two mixtures go together."""
+
+    def change(self, weights: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+        """Predict how the expected losses change from one mixture to others.
+
+        Args:
+            weights: (n_rows, n_domains) token shares; rows sum to 1.
+            base: (n_domains,) token shares of the mixture compared with.
+
+        Returns:
+            Mean and standard deviation of the change, both (n_rows, n_targets); None instead of the
+            latter where it is not known.
+        """
         ...
 
 

@@ -46,10 +46,12 @@ class Sensitivity:
     gap: float | None
     """No allowed mixture is predicted better by more than this; None where that is not known."""
     within: float
-    """Rise of the objective that cannot be told from none."""
+    """Rise of the objective that cannot be told from none, where a rise is not judged by itself."""
+    paired: bool
+    """Each mixture's rise was judged by the standard deviation of that change itself."""
     ranges: tuple[tuple[float, float], ...]
-    """(n_domains,) least and largest share among the allowed mixtures whose predicted objective is
-    within ``within`` of the optimum's."""
+    """(n_domains,) least and largest share among the allowed mixtures whose predicted rise over the
+    optimum is at most 1.645 standard deviations of that change, or ``within``."""
     prices: tuple[Price, ...] = ()
     """Limits that cost something, dearest first."""
     path: tuple[PathPoint, ...] = ()
@@ -74,6 +76,7 @@ def read_sensitivity(path: Path) -> Sensitivity:
             exact=bool(data["exact"]),
             gap=data["gap"],
             within=float(data["within"]),
+            paired=bool(data["paired"]),
             ranges=tuple((float(low), float(high)) for low, high in data["ranges"]),
             prices=tuple(Price(**one) for one in data["prices"]),
             path=tuple(
