@@ -107,9 +107,7 @@ def judge(
     return figures | {f"{name}_direct_{key}": value for key, value in one.items()}
 
 
-def resampled(
-    swarm: Swarm, fitted: IntArray, asked: IntArray, rng: np.random.Generator
-) -> Figures:
+def resampled(swarm: Swarm, fitted: IntArray, asked: IntArray, rng: np.random.Generator) -> Figures:
     """Return coverages of the exponential law's intervals by refits."""
     weights, losses, measured = swarm.weights[fitted], swarm.losses[fitted], swarm.losses[asked]
     arguments = (ExponentialMixingLaw, weights, losses, swarm.weights[asked])
