@@ -130,15 +130,7 @@ def bootstrap(
         else:
             model = make_model().fit(shares, fitted + errors[rows], rng=rng)
         draws[sample] = model.predict(asked)[0]
-    tail = (1.0 - coverage) / 2.0
-    # Each refit meets every error once: all pairs, no chance in the last step.
-    ends = np.empty((2, len(asked), measured.shape[1]))
-    for row in range(len(asked)):
-        outcomes = draws[:, None, row, :] + errors[None, :, :]
-        ends[:, row] = np.quantile(
-            outcomes.reshape(-1, measured.shape[1]), [tail, 1.0 - tail], axis=0
-        )
-    return ends[0], ends[1]
+    return _middle(draws, errors, coverage)
 
 
 def _ranks(n_runs: int, coverage: float) -> tuple[int, int]:
@@ -183,6 +175,21 @@ def _draw_rows(n_runs: int, rng: np.random.Generator) -> IntArray:
     while np.all(rows == rows[0]):
         rows = rng.integers(n_runs, size=n_runs)
     return rows
+
+
+def _middle(
+    draws: FloatArray, errors: FloatArray, coverage: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return the ends of the middle of (n_samples, n_rows, n_targets) refits plus errors.
+
+    Each refit meets every error once: all pairs, no chance in the last step.
+    """
+    tail = (1.0 - coverage) / 2.0
+    ends = np.empty((2, *draws.shape[1:]))
+    for row in range(draws.shape[1]):
+        outcomes = (draws[:, None, row, :] + errors).reshape(-1, draws.shape[2])
+        ends[:, row] = np.quantile(outcomes, [tail, 1.0 - tail], axis=0)
+    return ends[0], ends[1]
 
 
 def _errors(
