@@ -27,6 +27,9 @@ class NamedPredictor:
     """Key of the model in `fit.models.MODELS`."""
     domains: tuple[str, ...]
     targets: tuple[str, ...]
+    gone: tuple[str, ...] = ()
+    """Domains the model was fitted on besides that a mixture can no longer have: the model's last
+    columns, zero in every prediction."""
 
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predict the losses of mixtures whose columns are ``domains``, in that order.
@@ -37,14 +40,16 @@ class NamedPredictor:
         Returns:
             Mean and standard deviation of a new run, both (n_rows, n_targets).
         """
-        return self.model.predict(weights)
+        return self.model.predict(_without_gone(weights, len(self.gone)))
 
     def convex_part(self) -> "ConvexPredictor | None":
         """Return the model if its means are convex, or the convex law inside it, if any."""
         for model in (self.model, getattr(self.model, "law_", None)):
             if hasattr(model, "slopes"):
                 convex = cast(ConvexModel, model)
-                return ConvexPredictor(model=convex, domains=self.domains, targets=self.targets)
+                return ConvexPredictor(
+                    model=convex, domains=self.domains, targets=self.targets, n_gone=len(self.gone)
+                )
         return None
 
     def predict_named(
@@ -62,7 +67,7 @@ class NamedPredictor:
         Raises:
             DataError: A domain of the predictor is missing, or an unknown one has a share.
         """
-        return self.model.predict(self._arrange(tuple(domains), weights))
+        return self.predict(self._arrange(tuple(domains), weights))
 
     def _arrange(self, domains: tuple[str, ...], weights: FloatArray) -> FloatArray:
         missing = [name for name in self.domains if name not in domains]
@@ -103,14 +108,22 @@ class ConvexPredictor:
     model: ConvexModel
     domains: tuple[str, ...]
     targets: tuple[str, ...]
+    n_gone: int = 0
+    """Last columns of the model that are zero in every mixture (`NamedPredictor.gone`)."""
 
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predict the losses of mixtures: mean and sd, both (n_rows, n_targets)."""
-        return self.model.predict(weights)
+        return self.model.predict(_without_gone(weights, self.n_gone))
 
     def slopes(self, weights: FloatArray) -> FloatArray:
         """Compute the (n_rows, n_targets, n_domains) derivatives of the means."""
-        return self.model.slopes(weights)
+        slopes = self.model.slopes(_without_gone(weights, self.n_gone))
+        return slopes[:, :, : len(self.domains)]
+
+
+def _without_gone(weights: FloatArray, n_gone: int) -> FloatArray:
+    """Give the domains that are gone columns of zeros."""
+    return np.pad(weights, ((0, 0), (0, n_gone))) if n_gone else weights
 
 
 def write_predictor(folder: Path, predictor: NamedPredictor) -> None:
@@ -120,6 +133,7 @@ def write_predictor(folder: Path, predictor: NamedPredictor) -> None:
         folder: An existing folder, such as `artifacts.writing` yields.
         predictor: Fitted.
     """
+    gone: dict[str, Json] = {"gone": list(predictor.gone)} if predictor.gone else {}
     artifacts.write_json(
         folder / PREDICTOR_FILE,
         {
@@ -127,6 +141,7 @@ def write_predictor(folder: Path, predictor: NamedPredictor) -> None:
             "domains": list(predictor.domains),
             "targets": list(predictor.targets),
             "fitted": predictor.model.to_json(),
+            **gone,
         },
     )
 
@@ -178,6 +193,7 @@ def load_predictor(folder: Path) -> NamedPredictor:
             name=name,
             domains=tuple(cast(Sequence[str], data["domains"])),
             targets=tuple(cast(Sequence[str], data["targets"])),
+            gone=tuple(cast(Sequence[str], data.get("gone", ()))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
