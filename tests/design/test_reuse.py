@@ -80,7 +80,7 @@ def test_ratios_are_kept_of_something() -> None:
     with pytest.raises(DataError, match="no unchanged domain has a share"):
         Collapse.about(("a", "b"), np.array([0.0, 1.0]), changed={"b"})
     collapse = Collapse.about(("a", "b", "c"), np.array([0.0, 0.5, 0.5]), changed={"c"})
-    with pytest.raises(InfeasibleError, match="'a' must have at least 0.1"):
+    with pytest.raises(InfeasibleError, match=r"'a' must have at least 0\.1"):
         collapse.collapse_bounds(np.array([0.1, 0.0, 0.0]), np.ones(3))
 
 

@@ -196,7 +196,9 @@ def _uniform_over_own_domains(done: Finished) -> dict[str, FloatArray]:
 
 def _measured_by_proxy(done: Finished, weights: FloatArray, losses: FloatArray) -> float | None:
     """Return a mixture's loss in the sweep, if it was in the design."""
-    same = np.flatnonzero(np.abs(done.design.weights - weights).max(axis=1) < 1e-12)
+    n_gone = done.design.weights.shape[1] - len(weights)  # columns of reused runs alone
+    row = np.pad(weights, (0, n_gone))
+    same = np.flatnonzero(np.abs(done.design.weights - row).max(axis=1) < 1e-12)
     loss = float(losses[same[0]]) if len(same) else float("nan")
     return loss if np.isfinite(loss) else None
 
