@@ -1,5 +1,6 @@
 """Predictors as artefacts, and domains by name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,18 @@ def test_folder_without_predictor_is_refused(tmp_path: Path) -> None:
         artifacts.write_json(aside / PREDICTOR_FILE, {"model": "of-tomorrow"})
     with pytest.raises(ArtifactError, match="holds no predictor this version can read"):
         load_predictor(tmp_path / "other")
+
+
+def test_domains_that_are_gone_have_no_share(tmp_path: Path) -> None:
+    """The model's last columns are zero in predictions and slopes, also after reading it back."""
+    whole = _predictor()
+    rest = replace(whole, domains=("a", "b"), gone=("c",))
+    save_predictor(tmp_path / "rest", rest, settings={}, seed=1, inputs={})
+    loaded = load_predictor(tmp_path / "rest")
+    assert (loaded.domains, loaded.gone) == (("a", "b"), ("c",))
+    expected = whole.predict(_mixture(0.3, 0.7, 0.0))
+    np.testing.assert_array_equal(loaded.predict(_mixture(0.3, 0.7)), expected)
+    named = loaded.predict_named(["b", "a"], _mixture(0.7, 0.3))
+    np.testing.assert_array_equal(named, expected)
+    with pytest.raises(DataError, match="'c' a share, but the predictor was not fitted"):
+        loaded.predict_named(["a", "b", "c"], _mixture(0.3, 0.6, 0.1))

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
+import yaml
 
 from cuvee import artifacts
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.corpus.scan import read_index
+from cuvee.corpus.store import TokenStore
 from cuvee.corpus.tokens import TOKENIZER, TokensConfig
 from cuvee.design.reuse import DomainChanges, why_refused
 from cuvee.errors import ArtifactError, ConfigError
@@ -110,6 +112,14 @@ class EarlierRun:
         """Return the learning rate of its proxies."""
         return cast(float, self.spec(self.runs.run_ids[0])["learning_rate"])
 
+    def target_tokens(self) -> int:
+        """Return the token budget that its proxies stood for."""
+        text = (self.folder / "config.yaml").read_text(encoding="utf-8")
+        settings = cast(dict[str, Any], yaml.safe_load(text))
+        store = TokenStore.open(self.folder / "tokens")
+        statistics = store.statistics(settings["pool"]["available_tokens"])
+        return int(settings["target_tokens"] or statistics.available_tokens.sum())
+
     def refusals(
         self, out: Path, prepared: Prepared, wanted: Mapping[str, Json], changes: DomainChanges
     ) -> dict[str, str]:
@@ -124,14 +134,15 @@ class EarlierRun:
         runs, refused = self.runs, {}
         shared = self._other_text(out, prepared)
         for row, run_id in enumerate(runs.run_ids):
-            reason = shared or why_refused(
+            reason = why_refused(
                 self.spec(run_id),
                 wanted,
                 shares=dict(zip(runs.domains, runs.weights[row].tolist(), strict=True)),
                 unchanged=changes.unchanged,
             )
-            if reason or runs.diverged[row]:
-                refused[run_id] = reason or "diverged"
+            found = reason or shared or ("diverged" if runs.diverged[row] else None)
+            if found:
+                refused[run_id] = found
         return refused
 
     def take(

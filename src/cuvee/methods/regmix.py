@@ -34,7 +34,7 @@ from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import training_spec
 from cuvee.randomness import integer_seed, stream
 from cuvee.report.content import ReportContent
-from cuvee.tables.design import Design
+from cuvee.tables.design import REUSED, Design
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,9 +203,11 @@ STEPS: Mapping[str, Callable[[RegMixConfig, Job], None]] = {
 
 
 def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
-    """Plan and cost."""
-    proxy = settings.proxy
-    sweep = Part(name=f"sweep {proxy.size}", n_runs=settings.design.n_runs, proxy=proxy)
+    """Plan and cost; what `reuse` spares is known only when the design is made."""
+    proxy, n_runs = settings.proxy, settings.design.n_runs
+    if settings.reuse is not None and artifacts.is_done(job.folder("design")):
+        n_runs = sum(kind != REUSED for kind in chain.read_made_design(job).kinds)
+    sweep = Part(name=f"sweep {proxy.size}", n_runs=n_runs, proxy=proxy)
     return planning.dry_run(settings, job, [sweep, planning.validation(settings)])
 
 

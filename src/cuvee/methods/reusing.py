@@ -88,9 +88,12 @@ def design(
     refused = earlier.refusals(job.out, prepared, wanted, changes)
     kept = [name for name in earlier.runs.run_ids if name not in refused]
     if not kept:
+        hint = "Set it as it was there, or leave reuse out."
+        if settings.target_tokens != earlier.target_tokens():
+            hint = f"Set target_tokens: {earlier.target_tokens()} as there, or leave reuse out."
         raise ConfigError(
             f"reuse: none of the {len(refused)} runs of {earlier.folder} can be used again: "
-            f"{_counted(refused)}. Set it as it was there, or leave reuse out."
+            f"{_counted(refused)}. {hint}"
         )
     sets = {name: now.sets[name] for name in _sets(prepared)}
     made, measured = earlier.take(kept, changes, domains=domains, sets=sets)
