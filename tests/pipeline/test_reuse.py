@@ -1,6 +1,7 @@
 """A finished run used again: a domain added, one revised, one removed, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -145,7 +146,7 @@ def test_revised_domain_and_a_run_that_was_itself_made_by_reuse(
         ("reuse", "/nowhere", "/nowhere/corpus/index is missing or unfinished; run `cuvee run"),
         ("tokens", {"vocabulary_size": 301}, "Set tokens.vocabulary_size: 300, or leave reuse out"),
         ("target_tokens", 20_000, "tokens of domain 'animals', and would from"),
-        ("target_tokens", None, "(8 runs). Set target_tokens: 16384 as there, or leave reuse out."),
+        ("target_tokens", None, "Set target_tokens: 16384 as there, or leave reuse out."),
         ("seed", 2, "evaluation_seed was 1, and is 2 here (8 runs)"),
         ("proxy.n_tokens", 4_096, "n_sequences was 256, and is 128 here (8 runs)"),
         ("targets", None, "measured on other text of domain/animals, which the objective holds"),
@@ -172,3 +173,18 @@ def test_what_cannot_be_used_again_is_refused(
     ended = again("label", "design")
     assert ended.status == 1
     assert message in " ".join(ended.stderr.split())
+
+
+def test_folder_of_another_method_is_refused(
+    settings: dict[str, object], tmp_path: Path, finished: Any, again: Any
+) -> None:
+    """A run without its proxies' specs cannot be judged."""
+    copy = tmp_path / "copy"
+    shutil.copytree(finished.out, copy)
+    shutil.rmtree(copy / "sweep")
+    settings["reuse"] = str(copy)
+    ended = again("label", "design")
+    assert ended.status == 1
+    assert "has no sweep/natural/spec.json; only a run of `cuvee run regmix`" in " ".join(
+        ended.stderr.split()
+    )

@@ -54,10 +54,13 @@ class Fingerprints:
                 f"{pool.folder} was made by a version of cuvee that kept no fingerprints of "
                 "domains; run it again with this one, or leave reuse out."
             )
+        has_targets = (out / "targets" / "index").exists()
+        part = "" if has_targets else " (half)"  # where domains are targets, the verdict has half
         sets = {
-            f"domain/{name}": one["validation"] for name, one in pool.domain_fingerprints.items()
+            f"domain/{name}": one["validation"] + part
+            for name, one in pool.domain_fingerprints.items()
         }
-        if (out / "targets" / "index").exists():
+        if has_targets:
             targets = read_index(out, "targets").domain_fingerprints
             sets |= {f"target/{name}": one["search"] for name, one in targets.items()}
         return cls(
@@ -101,11 +104,21 @@ class EarlierRun:
         )
 
     def spec(self, run_id: str) -> Mapping[str, Json]:
-        """Return what decided a run's result; one that it took over itself was like its own."""
+        """Return what decided a run's result; one that it took over itself was like its own.
+
+        Raises:
+            ConfigError: Another method made the folder.
+        """
         path = self.folder / "sweep" / run_id / "spec.json"
         if path.exists():
             return cast(Mapping[str, Json], artifacts.read_json(path))
-        about = cast(dict[str, Any], artifacts.read_json(self.folder / "design" / ABOUT))
+        taken = self.folder / "design" / ABOUT
+        if not taken.exists():
+            raise ConfigError(
+                f"reuse: {self.folder} has no {path.relative_to(self.folder)}; only a run of "
+                f"`{_MADE_BY}` can be used again. Name another folder, or leave reuse out."
+            )
+        about = cast(dict[str, Any], artifacts.read_json(taken))
         return cast(Mapping[str, Json], about["spec"])
 
     def learning_rate(self) -> float:
@@ -133,6 +146,7 @@ class EarlierRun:
         """
         runs, refused = self.runs, {}
         shared = self._other_text(out, prepared)
+        objective = [runs.targets.index(one) for one in prepared.objective_names if not shared]
         for row, run_id in enumerate(runs.run_ids):
             reason = why_refused(
                 self.spec(run_id),
@@ -140,9 +154,12 @@ class EarlierRun:
                 shares=dict(zip(runs.domains, runs.weights[row].tolist(), strict=True)),
                 unchanged=changes.unchanged,
             )
-            found = reason or shared or ("diverged" if runs.diverged[row] else None)
-            if found:
-                refused[run_id] = found
+            if runs.diverged[row]:
+                reason = reason or shared or "diverged"
+            elif np.isnan(runs.losses_bpb[row, objective]).any():
+                reason = reason or "not measured on all that the objective holds"
+            if reason or shared:
+                refused[run_id] = str(reason or shared)
         return refused
 
     def take(

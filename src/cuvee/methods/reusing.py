@@ -89,8 +89,9 @@ def design(
     kept = [name for name in earlier.runs.run_ids if name not in refused]
     if not kept:
         hint = "Set it as it was there, or leave reuse out."
-        if settings.target_tokens != earlier.target_tokens():
-            hint = f"Set target_tokens: {earlier.target_tokens()} as there, or leave reuse out."
+        budget = earlier.target_tokens()
+        if chain.target_tokens(settings, prepared) != budget:
+            hint = f"Set target_tokens: {budget} as there, or leave reuse out."
         raise ConfigError(
             f"reuse: none of the {len(refused)} runs of {earlier.folder} can be used again: "
             f"{_counted(refused)}. {hint}"
@@ -299,4 +300,6 @@ def _read_collapse(job: Job, prepared: Prepared) -> Collapse:
 def _counted(refused: Mapping[str, str]) -> str:
     """Say each reason once, with the number of its runs."""
     counts = Counter(refused.values())
-    return ", ".join(f"{reason} ({n} runs)" for reason, n in sorted(counts.items()))
+    return ", ".join(
+        f"{reason} ({n} {'run' if n == 1 else 'runs'})" for reason, n in sorted(counts.items())
+    )
