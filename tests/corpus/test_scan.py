@@ -74,6 +74,7 @@ def test_layout_changes_neither_fingerprint_nor_sides(tmp_path: Path, small_rang
     one = _scan(tmp_path / "one", tmp_path / "out1", **settings)
     two = _scan(tmp_path / "two", tmp_path / "out2", **settings)
     assert one.fingerprint == two.fingerprint
+    assert one.domain_fingerprints == two.domain_fingerprints
     assert _sides(one) == _sides(two)
     assert set(_sides(one).values()) == {"train", "validation", "dropped"}
     assert one.n_rejects == two.n_rejects == {"duplicate_id": 45}
@@ -85,6 +86,32 @@ def test_layout_changes_neither_fingerprint_nor_sides(tmp_path: Path, small_rang
         for out in (tmp_path / "out1", tmp_path / "out2")
     ]
     assert same[0] == same[1]
+
+
+def test_domain_is_known_by_its_own_texts_on_their_sides(tmp_path: Path) -> None:
+    """Other domains do not matter, except where they train on a domain's validation text."""
+    records = _records(120)
+    domains = {str(record["domain"]) for record in records}
+    _write(tmp_path / "one" / "a.jsonl", records)
+    before = _scan(tmp_path / "one", tmp_path / "out1", validation_share=0.3)
+    added = [{**one, "id": f"new-{one['id']}", "text": f"new {one['id']}"} for one in records[:60]]
+    _write(tmp_path / "two" / "a.jsonl", [*records, *({**one, "domain": "new"} for one in added)])
+    after = _scan(tmp_path / "two", tmp_path / "out2", validation_share=0.3)
+    assert {name: after.domain_fingerprints[name] for name in domains} == before.domain_fingerprints
+    assert "new" in after.domain_fingerprints
+    copies = [{**one, "id": f"copy-{one['id']}", "domain": "copies"} for one in records]
+    _write(tmp_path / "three" / "a.jsonl", [*records, *copies])
+    leaked = _scan(tmp_path / "three", tmp_path / "out3", validation_share=0.3)
+    for name in domains:
+        one, other = before.domain_fingerprints[name], leaked.domain_fingerprints[name]
+        assert one["train"] == other["train"]
+        assert one["validation"] != other["validation"]
+    _write(tmp_path / "four" / "a.jsonl", records[:-1])
+    shorter = _scan(tmp_path / "four", tmp_path / "out4", validation_share=0.3)
+    last = str(records[-1]["domain"])
+    for name in domains:
+        same = shorter.domain_fingerprints[name] == before.domain_fingerprints[name]
+        assert same == (name != last)
 
 
 def test_number_of_passes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

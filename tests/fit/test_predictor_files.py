@@ -1,5 +1,6 @@
 """Predictors as artefacts, and domains by name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,18 @@ def test_change_of_a_model_without_covariances_claims_no_deviation() -> None:
     mean, sd = _predictor().change(_mixture(0.3, 0.3, 0.4), np.array([0.2, 0.3, 0.5]))
     np.testing.assert_allclose(mean, [[0.1 * 1.0 - 0.1 * 4.0]])
     assert sd is None
+
+
+def test_domains_that_are_gone_have_no_share(tmp_path: Path) -> None:
+    """The model's last columns are zero in predictions and slopes, also after reading it back."""
+    whole = _predictor()
+    rest = replace(whole, domains=("a", "b"), gone=("c",))
+    save_predictor(tmp_path / "rest", rest, settings={}, seed=1, inputs={})
+    loaded = load_predictor(tmp_path / "rest")
+    assert (loaded.domains, loaded.gone) == (("a", "b"), ("c",))
+    expected = whole.predict(_mixture(0.3, 0.7, 0.0))
+    np.testing.assert_array_equal(loaded.predict(_mixture(0.3, 0.7)), expected)
+    named = loaded.predict_named(["b", "a"], _mixture(0.7, 0.3))
+    np.testing.assert_array_equal(named, expected)
+    with pytest.raises(DataError, match="'c' a share, but the predictor was not fitted"):
+        loaded.predict_named(["a", "b", "c"], _mixture(0.3, 0.6, 0.1))

@@ -332,7 +332,7 @@ CONFIG = (
         name="unknown key",
         change=setting("sede", 1),
         message="config key sede is unknown; allowed here: design, domain_epochs, fit, max_epochs, "
-        "phases, pool, preset, proxy, runs, search, seed, select, sequential, start_runs, "
+        "phases, pool, preset, proxy, reuse, runs, search, seed, select, sequential, start_runs, "
         "target_tokens, targets, tokens, validate.",
     ),
     Case(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cuvee.arrays import BoolArray, KeyArray
-from cuvee.corpus.fingerprint import ContentDigest
+from cuvee.corpus.fingerprint import ContentDigest, SideDigests
 
 # What is known of a document, one byte each; the side with or without REPEAT.
 FIRST_SIDE, HELD_OUT, DROPPED, DUPLICATE_ID = 0, 1, 2, 3
@@ -88,6 +88,7 @@ def mark_sides(
     *,
     held_out: Callable[[KeyArray], BoolArray],
     content: ContentDigest,
+    sides: SideDigests,
 ) -> None:
     """Divide the documents, dropping held-out texts that also stand on the other side.
 
@@ -99,6 +100,7 @@ def mark_sides(
         codes: Position of each domain name.
         held_out: From group keys to sides.
         content: Receives all documents that are used.
+        sides: Receives them with their sides.
     """
     names = ("text_key_high", "text_key_low", "domain", "group_key", "key")
     for part in _ranges(scans, "text_key_high", names, codes):
@@ -114,6 +116,7 @@ def mark_sides(
         on_first_side[text[~side[order]]] = True
         repeat = ~_changes(high[order], low[order], domain[order], side[order])
         mark = np.where(side[order], np.where(on_first_side[text], DROPPED, HELD_OUT), FIRST_SIDE)
+        sides.add(high[order], low[order], domain[order], mark)
         marks[part["position"][order]] = mark + REPEAT * repeat
 
 

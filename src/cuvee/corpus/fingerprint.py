@@ -62,6 +62,48 @@ class ContentDigest:
         return self._digest.hexdigest()
 
 
+class SideDigests:
+    """SHA-256 of each domain's texts on each side, by which a domain is known in another pool.
+
+    Like `ContentDigest` it is of sorted text keys. A domain's two digests follow from its own texts
+    and from nothing else of the pool, but for validation texts that another domain trains on.
+    """
+
+    def __init__(self, n_domains: int, n_sides: int) -> None:
+        """Begin with no documents.
+
+        Args:
+            n_domains: Domains of the pool.
+            n_sides: Sides that have a digest, the first ones.
+        """
+        self._n_sides = n_sides
+        self._digests = [hashlib.sha256() for _ in range(n_domains * n_sides)]
+
+    def add(self, high: KeyArray, low: KeyArray, domain: IntArray, side: IntArray) -> None:
+        """Add documents in order of their text keys, behind all that were added before.
+
+        Args:
+            high: (n_documents,) high words of their text keys, ascending.
+            low: (n_documents,) low words, ascending where high words are equal.
+            domain: (n_documents,) positions of their domains.
+            side: (n_documents,) positions of their sides; documents of further sides are left out.
+        """
+        kept = side < self._n_sides
+        cell = domain[kept] * self._n_sides + side[kept]
+        order = np.argsort(cell, kind="stable")
+        records = np.column_stack([high, low])[kept][order].astype("<u8")
+        cells, first = np.unique(cell[order], return_index=True)
+        for code, part in zip(cells.tolist(), np.split(records, first[1:]), strict=True):
+            self._digests[code].update(part.tobytes())
+
+    def hexdigests(self) -> list[list[str]]:
+        """Return the (n_domains, n_sides) fingerprints, 64 hexadecimal digits each."""
+        found = [one.hexdigest() for one in self._digests]
+        return [
+            found[start : start + self._n_sides] for start in range(0, len(found), self._n_sides)
+        ]
+
+
 class DomainSamples:
     """Texts of each domain, chosen by hash: the same ones however the pool is laid out and merged.
 

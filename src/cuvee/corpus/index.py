@@ -18,7 +18,7 @@ from cuvee.arrays import BoolArray, IntArray, KeyArray
 from cuvee.artifacts import Json
 from cuvee.corpus import duplicates, index_files
 from cuvee.corpus.duplicates import DUPLICATE_ID, FIRST_SIDE, HELD_OUT, ScannedShard
-from cuvee.corpus.fingerprint import ContentDigest
+from cuvee.corpus.fingerprint import ContentDigest, SideDigests
 from cuvee.corpus.index_files import ShardCounts, Totals
 from cuvee.corpus.pool import PoolConfig, Shard
 from cuvee.corpus.splits import LastResort, assign_half, assign_side
@@ -50,6 +50,8 @@ class PoolIndex:
     """train and validation, or search and verdict."""
     fingerprint: str
     """SHA-256 of texts and domains, whatever their layout."""
+    domain_fingerprints: Mapping[str, Mapping[str, str]]
+    """By domain and side, SHA-256 of the texts; empty in an index made by an earlier version."""
     n_documents: Mapping[str, IntArray]
     """By side and ``"dropped"``: (n_domains,) documents."""
     n_bytes: Mapping[str, IntArray]
@@ -131,7 +133,10 @@ def index_pool(job: IndexJob, folder: Path) -> PoolIndex:
         n_twice = [index_files.n_duplicates(scan, marks) for scan in scans]
         _check_rejects(job, counts, n_twice, aside / "rejects.jsonl")
         content, held_out = ContentDigest(domains), _divider(job, scans, marks, codes)
-        duplicates.mark_sides(scans, marks, codes, held_out=held_out, content=content)
+        digests = SideDigests(len(domains), len(SIDES[job.kind]))
+        duplicates.mark_sides(
+            scans, marks, codes, held_out=held_out, content=content, sides=digests
+        )
         sides = (*SIDES[job.kind], DROPPED_SIDE)
         totals = index_files.write_documents(aside / "documents", scans, marks, domains, sides)
         _check_domains(job, domains, totals)
@@ -141,6 +146,10 @@ def index_pool(job: IndexJob, folder: Path) -> PoolIndex:
             "domains": list(domains),
             "sides": list(SIDES[job.kind]),
             "fingerprint": content.hexdigest(),
+            "domain_fingerprints": {
+                name: dict(zip(SIDES[job.kind], found, strict=True))
+                for name, found in zip(domains, digests.hexdigests(), strict=True)
+            },
             "n_rows": sum(count["n_rows"] for count in counts),
             "n_rejects": n_rejects,
         }
@@ -167,6 +176,7 @@ def open_index(folder: Path) -> PoolIndex:
         domains=tuple(summary["domains"]),
         sides=(summary["sides"][0], summary["sides"][1]),
         fingerprint=summary["fingerprint"],
+        domain_fingerprints=summary.get("domain_fingerprints", {}),
         n_documents=_arrays(summary["n_documents"]),
         n_bytes=_arrays(summary["n_bytes"]),
         n_distinct_documents=_arrays(summary["n_distinct_documents"]),

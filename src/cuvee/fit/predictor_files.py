@@ -29,6 +29,9 @@ class NamedPredictor:
     targets: tuple[str, ...]
     error_correlation: FloatArray | None = None
     """(n_targets, n_targets) of held-out errors, from `fit.error_correlation`; None: unknown."""
+    gone: tuple[str, ...] = ()
+    """Domains the model was fitted on besides that a mixture can no longer have: the model's last
+    columns, zero in every prediction."""
 
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predict the losses of mixtures whose columns are ``domains``, in that order.
@@ -39,7 +42,7 @@ class NamedPredictor:
         Returns:
             Mean and standard deviation of a new run, both (n_rows, n_targets).
         """
-        return self.model.predict(weights)
+        return self.model.predict(_without_gone(weights, len(self.gone)))
 
     def change(self, weights: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray | None]:
         """Predict how the expected losses change from one mixture to others.
@@ -52,9 +55,10 @@ class NamedPredictor:
             Mean and standard deviation of the change, both (n_rows, n_targets); None instead of
             the latter for a model that does not know how its errors at two mixtures go together.
         """
+        rows = _without_gone(np.vstack([weights, base]), len(self.gone))
         if hasattr(self.model, "change"):
-            return cast(ChangeModel, self.model).change(weights, base)
-        mean, _ = self.model.predict(np.vstack([weights, base]))
+            return cast(ChangeModel, self.model).change(rows[:-1], rows[-1])
+        mean, _ = self.model.predict(rows)
         return mean[:-1] - mean[-1], None
 
     def convex_part(self) -> "ConvexPredictor | None":
@@ -67,6 +71,7 @@ class NamedPredictor:
                     domains=self.domains,
                     targets=self.targets,
                     error_correlation=self.error_correlation,
+                    n_gone=len(self.gone),
                 )
         return None
 
@@ -85,7 +90,7 @@ class NamedPredictor:
         Raises:
             DataError: A domain of the predictor is missing, or an unknown one has a share.
         """
-        return self.model.predict(self._arrange(tuple(domains), weights))
+        return self.predict(self._arrange(tuple(domains), weights))
 
     def _arrange(self, domains: tuple[str, ...], weights: FloatArray) -> FloatArray:
         missing = [name for name in self.domains if name not in domains]
@@ -136,14 +141,22 @@ class ConvexPredictor:
     targets: tuple[str, ...]
     error_correlation: FloatArray | None = None
     """(n_targets, n_targets) of held-out errors; None: unknown."""
+    n_gone: int = 0
+    """Last columns of the model that are zero in every mixture (`NamedPredictor.gone`)."""
 
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predict the losses of mixtures: mean and sd, both (n_rows, n_targets)."""
-        return self.model.predict(weights)
+        return self.model.predict(_without_gone(weights, self.n_gone))
 
     def slopes(self, weights: FloatArray) -> FloatArray:
         """Compute the (n_rows, n_targets, n_domains) derivatives of the means."""
-        return self.model.slopes(weights)
+        slopes = self.model.slopes(_without_gone(weights, self.n_gone))
+        return slopes[:, :, : len(self.domains)]
+
+
+def _without_gone(weights: FloatArray, n_gone: int) -> FloatArray:
+    """Give the domains that are gone columns of zeros."""
+    return np.pad(weights, ((0, 0), (0, n_gone))) if n_gone else weights
 
 
 def write_predictor(folder: Path, predictor: NamedPredictor) -> None:
@@ -153,6 +166,7 @@ def write_predictor(folder: Path, predictor: NamedPredictor) -> None:
         folder: An existing folder, such as `artifacts.writing` yields.
         predictor: Fitted.
     """
+    gone: dict[str, Json] = {"gone": list(predictor.gone)} if predictor.gone else {}
     artifacts.write_json(
         folder / PREDICTOR_FILE,
         {
@@ -165,6 +179,7 @@ def write_predictor(folder: Path, predictor: NamedPredictor) -> None:
                 else predictor.error_correlation.tolist()
             ),
             "fitted": predictor.model.to_json(),
+            **gone,
         },
     )
 
@@ -218,6 +233,7 @@ def load_predictor(folder: Path) -> NamedPredictor:
             name=name,
             domains=tuple(cast(Sequence[str], data["domains"])),
             targets=tuple(cast(Sequence[str], data["targets"])),
+            gone=tuple(cast(Sequence[str], data.get("gone", ()))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(

@@ -29,8 +29,8 @@ from cuvee.report.summary import summary_text
 from cuvee.search.constraints import Constraints
 from cuvee.search.settings import SearchConfig
 from cuvee.select.budget import SelectConfig
-from cuvee.simplex import TOLERANCE, supply_caps
-from cuvee.tables.design import Design, read_design, write_design
+from cuvee.simplex import TOLERANCE, cap, normalise, supply_caps
+from cuvee.tables.design import REUSED, Design, read_design, write_design
 from cuvee.tables.optimum import Optimum, read_optimum, write_optimum
 from cuvee.tables.runs import Runs, read_runs
 from cuvee.tables.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
@@ -85,12 +85,12 @@ class ChainConfig:
         judging.larger(self.proxy, self.validate)
 
 
-def label(settings: ChainConfig, job: Job) -> None:
-    """Read, split and tokenise the pool and the targets."""
+def label(settings: ChainConfig, job: Job, *, tokens: TokensConfig | None = None) -> None:
+    """Read, split and tokenise the pool and the targets; ``tokens`` replaces the config's."""
     choose_device(settings.proxy.device)
     with claimed(job.out, settings):
         prepared = prepare(
-            job, settings.pool, settings.targets, settings.tokens, seed=settings.seed
+            job, settings.pool, settings.targets, tokens or settings.tokens, seed=settings.seed
         )
         check(settings, prepared)
 
@@ -149,15 +149,33 @@ def caps(settings: ChainConfig, prepared: Prepared) -> FloatArray:
     )
 
 
-def constraints(settings: ChainConfig, prepared: Prepared) -> Constraints:
-    """Return what the answer must keep: supply and the config's limits."""
+def constraints(
+    settings: ChainConfig, prepared: Prepared, *, inner: Mapping[str, float] | None = None
+) -> Constraints:
+    """Return what the answer must keep: supply and the config's limits.
+
+    Args:
+        settings: The config.
+        prepared: The pool.
+        inner: Ratios that some domains keep, by name, such as those of an earlier optimum.
+
+    Raises:
+        ConfigError: A limit names an unknown domain, or one domain is frozen twice.
+        InfeasibleError: No mixture keeps the limits.
+    """
+    frozen, reference = settings.search.frozen, prepared.statistics.natural
+    domains = prepared.statistics.domains
+    if inner is not None:
+        frozen = (*frozen, tuple(inner))
+        pairs = zip(domains, reference, strict=True)
+        reference = np.array([inner.get(name, share) for name, share in pairs])
     return Constraints.from_bounds(
-        prepared.statistics.domains,
+        domains,
         caps=caps(settings, prepared),
         bounds=settings.search.bounds,
         groups=settings.search.groups,
-        frozen=settings.search.frozen,
-        reference=prepared.statistics.natural,
+        frozen=frozen,
+        reference=reference,
         phases=settings.phases,
     )
 
@@ -222,14 +240,22 @@ def rivals(settings: ChainConfig, job: Job, prepared: Prepared) -> dict[str, Mix
 
     With phases the best mixture without them is judged too, at the same tokens.
     """
-    made, runs = read_made_design(job), read_measured(job)
-    losses = measure.objective_losses(runs, prepared) @ prepared.objective
-    best = int(np.nanargmin(np.where(runs.diverged, np.nan, losses)))
+    made, limits = read_made_design(job), caps(settings, prepared)
+    if "natural" in made.run_ids:
+        natural = made.row("natural")[: _n_columns(settings, prepared)]
+    else:
+        natural = cap(prepared.statistics.natural, upper=limits)
+    if "uniform" in made.run_ids:
+        uniform = made.row("uniform")
+    elif REUSED in made.kinds:
+        uniform = cap(np.full(len(limits), 1.0 / len(limits)), upper=limits)
+    else:
+        uniform = natural
     named = {
         "chosen": np.array(read_found(job).weights),
-        "natural": made.row("natural"),
-        "uniform": made.row("uniform") if "uniform" in made.run_ids else made.row("natural"),
-        "best-sampled": made.row(runs.run_ids[best]),
+        "natural": natural,
+        "uniform": uniform,
+        "best-sampled": _best_sampled(settings, made, read_measured(job), prepared),
     }
     mixtures = {name: mixture_of(settings, prepared, row) for name, row in named.items()}
     if len(settings.phases) > 1:
@@ -239,6 +265,31 @@ def rivals(settings: ChainConfig, job: Job, prepared: Prepared) -> dict[str, Mix
     for name, weights in judging.named_mixtures(settings.validate, domains).items():
         mixtures[name] = Mixture.flat(domains, weights, shares=settings.phases)
     return mixtures
+
+
+def _n_columns(settings: ChainConfig, prepared: Prepared) -> int:
+    """Count the columns of a mixture; a reused run has more, of domains that are gone."""
+    return len(settings.phases) * len(prepared.statistics.domains)
+
+
+def _best_sampled(
+    settings: ChainConfig, made: Design, runs: Runs, prepared: Prepared
+) -> FloatArray:
+    """Return the best measured mixture of the pool's domains.
+
+    Where every run had a share of a domain that is gone, the best one without that share.
+    """
+    n_columns = _n_columns(settings, prepared)
+    losses = measure.objective_losses(runs, prepared) @ prepared.objective
+    has_gone = runs.weights[:, n_columns:].any(axis=1)
+    kept = ~runs.diverged & runs.weights[:, :n_columns].any(axis=1)
+    if (kept & ~has_gone).any():
+        kept &= ~has_gone
+    best = runs.run_ids[int(np.nanargmin(np.where(kept, losses, np.nan)))]
+    row = made.row(best)[:n_columns]
+    if made.kinds[made.run_ids.index(best)] != REUSED:
+        return row
+    return cap(normalise(row), upper=caps(settings, prepared))
 
 
 def mixture_of(settings: ChainConfig, prepared: Prepared, row: FloatArray) -> Mixture:

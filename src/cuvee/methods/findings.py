@@ -200,7 +200,9 @@ def _uniform_over_own_domains(done: Finished) -> dict[str, FloatArray]:
 
 def _measured_by_proxy(done: Finished, weights: FloatArray, losses: FloatArray) -> float | None:
     """Return a mixture's loss in the sweep, if it was in the design."""
-    same = np.flatnonzero(np.abs(done.design.weights - weights).max(axis=1) < 1e-12)
+    n_gone = done.design.weights.shape[1] - len(weights)  # columns of reused runs alone
+    row = np.pad(weights, (0, n_gone))
+    same = np.flatnonzero(np.abs(done.design.weights - row).max(axis=1) < 1e-12)
     loss = float(losses[same[0]]) if len(same) else float("nan")
     return loss if np.isfinite(loss) else None
 
@@ -321,7 +323,9 @@ def _response(job: Job, done: Finished) -> ResponseSection:
     """Ask the predictor about the chosen mixture, and the runs about each domain."""
     kept, names = ~done.runs.diverged, done.prepared.statistics.domains
     chosen, natural = done.rivals["chosen"], done.rivals["natural"]
-    n_phases, weights = len(chosen.phases), done.runs.weights[kept]
+    n_phases = len(chosen.phases)
+    # Reused runs may have columns of text that is gone; they come last.
+    weights = done.runs.weights[kept, : n_phases * len(names)]
     losses = measure.objective_losses(done.runs, done.prepared)[kept]
     columns = np.column_stack([losses @ done.prepared.objective, losses])
     targets = _targets(done)

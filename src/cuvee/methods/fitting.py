@@ -95,11 +95,14 @@ def fit(job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: 
         score_objective(validation, losses, prepared.objective, name=OBJECTIVE),
         *score_targets(validation, losses, targets),
     )
+    n_gone = _n_gone(runs, prepared)
+    n_live = len(runs.domains) - n_gone
     named = NamedPredictor(
         model=model,
         name=name,
-        domains=runs.domains,
+        domains=runs.domains[:n_live],
         targets=targets,
+        gone=runs.domains[n_live:],
         error_correlation=held_out_correlation([validation], losses),
     )
     with artifacts.writing(
@@ -118,6 +121,12 @@ def fit(job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: 
             table[f"sd:{target}"] = validation.sd[:, column]
         pq.write_table(pa.table(table), aside / _HELD_OUT)
     job.progress("fit", 2, 2, name)
+
+
+def _n_gone(runs: Runs, prepared: Prepared) -> int:
+    """Count the last columns of reused runs, of domains that the pool no longer has."""
+    domains = prepared.statistics.domains
+    return len(runs.domains) - len(domains) if runs.domains[: len(domains)] == domains else 0
 
 
 def load(job: Job) -> NamedPredictor:

@@ -107,7 +107,13 @@ def measure(
 
 
 def write_measured(
-    job: Job, runs: Runs, *, seed: int, sweep: Path, ids: Sequence[str] | None = None
+    job: Job,
+    runs: Runs,
+    *,
+    seed: int,
+    sweep: Path,
+    ids: Sequence[str] | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> None:
     """Write the table of runs as an artefact.
 
@@ -117,12 +123,14 @@ def write_measured(
         seed: The command's seed.
         sweep: Folder of the runs.
         ids: Folders the table was made of, where they are not the table's own run ids.
+        inputs: Digests of what else it was made of, by name.
     """
     folder = job.folder("runs")
     if artifacts.is_done(folder):
         return
-    inputs = {run_id: artifacts.digest_of(sweep / run_id) for run_id in ids or runs.run_ids}
-    with artifacts.writing(folder, stage="train", settings={}, seed=seed, inputs=inputs) as aside:
+    names = runs.run_ids if ids is None else ids
+    made_of = {run_id: artifacts.digest_of(sweep / run_id) for run_id in names} | dict(inputs or {})
+    with artifacts.writing(folder, stage="train", settings={}, seed=seed, inputs=made_of) as aside:
         write_runs(aside / "runs.parquet", runs)
 
 

@@ -21,8 +21,9 @@ from cuvee.design.optimal import OptimalConfig, i_optimal_design
 from cuvee.design.phases import PhasesConfig, make_phases
 from cuvee.design.sequential import SequentialConfig
 from cuvee.errors import ConfigError
-from cuvee.methods import chain, fitting, measure, planning, rounds, searching
+from cuvee.methods import chain, fitting, measure, planning, reusing, rounds, searching
 from cuvee.methods.chain import ChainConfig, open_stores
+from cuvee.methods.earlier_run import EarlierRun, take_tokenizer
 from cuvee.methods.fitting import FitConfig
 from cuvee.methods.job import Job
 from cuvee.methods.planning import Part
@@ -33,7 +34,7 @@ from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import training_spec
 from cuvee.randomness import integer_seed, stream
 from cuvee.report.content import ReportContent
-from cuvee.tables.design import Design
+from cuvee.tables.design import REUSED, Design
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +51,8 @@ class RegMixConfig(ChainConfig):
     """Runs measured before the first choice, with `runs: auto`."""
     sequential: SequentialConfig = field(default_factory=SequentialConfig)
     """How batches are chosen and when there are enough, with `runs: auto`."""
+    reuse: str | None = None
+    """Folder of a finished run whose runs are used again; only what changed since is measured."""
     design: DesignConfig = field(default_factory=DesignConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
@@ -58,6 +61,11 @@ class RegMixConfig(ChainConfig):
         if self.runs == "auto" and len(self.phases) > 1:
             raise ConfigError(
                 "runs: auto chooses mixtures of one phase; set runs: design, or leave phases out."
+            )
+        if self.reuse is not None and (self.runs == "auto" or len(self.phases) > 1):
+            raise ConfigError(
+                "reuse lays out its own runs, of one phase; set runs: design and leave phases out, "
+                "or leave reuse out."
             )
         if self.runs == "auto" and not 6 <= self.start_runs <= self.design.n_runs:
             raise ConfigError(
@@ -80,10 +88,22 @@ def run(settings: RegMixConfig, job: Job) -> None:
         step(settings, job)
 
 
+def label(settings: RegMixConfig, job: Job) -> None:
+    """Read, split and tokenise the pool and the targets, with an earlier run's tokenizer if any."""
+    if settings.reuse is None or artifacts.is_done(job.folder("tokenizer")):
+        chain.label(settings, job)
+    else:
+        tokens = take_tokenizer(settings.tokens, Path(settings.reuse))
+        chain.label(settings, job, tokens=tokens)
+
+
 def design(settings: RegMixConfig, job: Job) -> None:
     """Choose the mixtures to be measured."""
     prepared = open_stores(settings, job)
     if artifacts.is_done(job.folder("design")):
+        return
+    if settings.reuse is not None:
+        _design_reuse(settings, job, prepared, Path(settings.reuse))
         return
     statistics = prepared.statistics
     own = {name.split("/", 1)[1]: domains for name, domains in prepared.own_domains.items()}
@@ -123,6 +143,9 @@ def train(settings: RegMixConfig, job: Job) -> None:
     """Train a proxy on each mixture of the design."""
     prepared = open_stores(settings, job)
     with job.stage("train"):
+        if settings.reuse is not None:
+            _train_reuse(settings, job, prepared)
+            return
         if settings.runs == "auto":
             _, runs = rounds.measure_in_rounds(
                 job,
@@ -153,17 +176,23 @@ def fit(settings: RegMixConfig, job: Job) -> None:
         )
 
 
+def search(settings: RegMixConfig, job: Job) -> None:
+    """Find the mixture of least predicted loss; unchanged domains keep their ratios on reuse."""
+    inner = None if settings.reuse is None else reusing.frozen_ratios(job)
+    searching.search(settings, job, inner=inner)
+
+
 def report(settings: RegMixConfig, job: Job) -> None:
     """Write report.html from the finished artefacts."""
     chain.report(job, content(settings, job))
 
 
 STEPS: Mapping[str, Callable[[RegMixConfig, Job], None]] = {
-    "label": chain.label,
+    "label": label,
     "design": design,
     "train": train,
     "fit": fit,
-    "search": searching.search,
+    "search": search,
     "select": chain.select,
     "validate": chain.validate,
     "report": report,
@@ -172,16 +201,19 @@ STEPS: Mapping[str, Callable[[RegMixConfig, Job], None]] = {
 
 
 def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
-    """Plan and cost."""
-    proxy = settings.proxy
-    sweep = Part(name=f"sweep {proxy.size}", n_runs=settings.design.n_runs, proxy=proxy)
+    """Plan and cost; what `reuse` spares is known only when the design is made."""
+    proxy, n_runs = settings.proxy, settings.design.n_runs
+    if settings.reuse is not None and artifacts.is_done(job.folder("design")):
+        n_runs = sum(kind != REUSED for kind in chain.read_made_design(job).kinds)
+    sweep = Part(name=f"sweep {proxy.size}", n_runs=n_runs, proxy=proxy)
     return planning.dry_run(settings, job, [sweep, planning.validation(settings)])
 
 
 def content(settings: RegMixConfig, job: Job) -> ReportContent:
     """Gather the report of a finished run."""
     found = chain.gather(settings, job, method="RegMix", command="regmix")
-    return replace(found, notes=(*found.notes, *_rounds(job)))
+    reused = () if settings.reuse is None else (reusing.describe(job),)
+    return replace(found, notes=(*found.notes, *_rounds(job), *reused))
 
 
 def _rounds(job: Job) -> tuple[str, ...]:
@@ -194,6 +226,12 @@ def _rounds(job: Job) -> tuple[str, ...]:
         f"{last['n_runs']} runs in {len(found)} rounds; another run would be expected to gain "
         f"{last['expected']:.4f} bits per byte, where a run's noise is about {last['noise']:.4f}.",
     )
+
+
+def summary(settings: RegMixConfig, job: Job) -> dict[str, Json]:
+    """Return the outcome of a finished run as JSON."""
+    found = chain.summary(settings, job)
+    return found if settings.reuse is None else {**found, "reuse": reusing.as_json(job)}
 
 
 def describe(settings: RegMixConfig, job: Job) -> str:
@@ -224,3 +262,43 @@ def sweep_specs(
         )
         for run_id, weights in zip(made.run_ids, made.weights, strict=True)
     }
+
+
+def _design_reuse(settings: RegMixConfig, job: Job, prepared: Prepared, origin: Path) -> None:
+    """Take over the earlier run's runs and lay out those needed besides, at its learning rate."""
+    earlier, statistics = EarlierRun.read(origin), prepared.statistics
+    if settings.proxy.learning_rate is None:
+        proxy = replace(settings.proxy, learning_rate=earlier.learning_rate())
+        settings = replace(settings, proxy=proxy)
+    natural = Design(
+        run_ids=("natural",),
+        kinds=("natural",),
+        domains=statistics.domains,
+        weights=statistics.natural[None, :],
+    )
+    reusing.design(
+        job,
+        settings,
+        earlier=earlier,
+        prepared=prepared,
+        made_with=settings.design,
+        spec=sweep_specs(settings, job, prepared, natural)["natural"],
+    )
+
+
+def _train_reuse(settings: RegMixConfig, job: Job, prepared: Prepared) -> None:
+    """Train what the earlier run did not measure, at its learning rate."""
+    reused, sweep = reusing.read_reused(job), job.folder("sweep")
+    proxy = replace(settings.proxy, learning_rate=reused.learning_rate)
+    missing, measured = reusing.to_train(chain.read_made_design(job), prepared), None
+    if missing is not None:
+        specs = sweep_specs(replace(settings, proxy=proxy), job, prepared, missing)
+        measured = measure.measure(job, "train proxies", specs, sweep, prepared)
+    measure.write_measured(
+        job,
+        reusing.join(reused.runs, measured),
+        seed=settings.seed,
+        sweep=sweep,
+        ids=missing.run_ids if missing else (),
+        inputs={"design": artifacts.digest_of(job.folder("design"))},
+    )

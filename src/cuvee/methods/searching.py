@@ -1,5 +1,6 @@
 """The search stage: the question a config asks, and its answer as an artefact."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +21,14 @@ from cuvee.tables.predictor import NamedPredictions
 from cuvee.tables.sensitivity import Sensitivity
 
 
-def search(settings: ChainConfig, job: Job) -> None:
-    """Find the mixture of least predicted loss within the constraints."""
+def search(settings: ChainConfig, job: Job, *, inner: Mapping[str, float] | None = None) -> None:
+    """Find the mixture of least predicted loss within the constraints.
+
+    Args:
+        settings: The config.
+        job: Where.
+        inner: Ratios that some domains keep, by name; None: all are free.
+    """
     prepared = chain.open_stores(settings, job)
     if artifacts.is_done(job.folder("optimum")):
         return
@@ -29,7 +36,7 @@ def search(settings: ChainConfig, job: Job) -> None:
     with job.stage("search"), one_thread():
         found = find(
             predictor,
-            _question(settings, prepared, predictor),
+            _question(settings, prepared, predictor, inner=inner),
             config=settings.search,
             seed=settings.seed,
         )
@@ -47,9 +54,15 @@ def search(settings: ChainConfig, job: Job) -> None:
     )
 
 
-def _question(settings: ChainConfig, prepared: Prepared, predictor: NamedPredictions) -> Question:
+def _question(
+    settings: ChainConfig,
+    prepared: Prepared,
+    predictor: NamedPredictions,
+    *,
+    inner: Mapping[str, float] | None = None,
+) -> Question:
     natural, asked = prepared.statistics.natural, settings.search
-    constraints = chain.constraints(settings, prepared)
+    constraints = chain.constraints(settings, prepared, inner=inner)
     shares = constraints.phases
     columns = np.concatenate([share * natural for share in shares])
     floors = chain.floors(settings, prepared)

@@ -31,7 +31,7 @@ class Method:
 
 def _regmix() -> Method:
     # Imported on demand: it brings torch, which verbs such as predict and show can do without.
-    from cuvee.methods import chain, planning, regmix
+    from cuvee.methods import planning, regmix
 
     return Method(
         load=regmix.load_config,
@@ -39,7 +39,7 @@ def _regmix() -> Method:
         steps=regmix.STEPS,
         dry_run=regmix.dry_run,
         describe_plan=planning.describe,
-        summary=chain.summary,
+        summary=regmix.summary,
         describe=regmix.describe,
     )
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import lsq_linear
+from scipy.optimize import nnls
 
 from cuvee.arrays import FloatArray
 from cuvee.search.constraints import Constraints
@@ -170,12 +170,16 @@ def _certify(
     left = floors.room(weights) * floors.scales
     near = np.flatnonzero(left < 10.0 * MISSED)
     active = _active(constraints, weights)
-    normals = [*constraints.sums, *(normal for _, normal in active), *slopes[near]]
-    n_free = len(constraints.phases)
-    lower = np.concatenate([np.full(n_free, -np.inf), np.zeros(len(normals) - n_free)])
-    fitted = lsq_linear(
-        np.stack(normals).T / spread, -gradient / spread, bounds=(lower, np.inf), tol=1e-14
-    ).x
+    # A free multiplier is the difference of two that are at least 0.
+    normals = [
+        *constraints.sums,
+        *-constraints.sums,
+        *(normal for _, normal in active),
+        *slopes[near],
+    ]
+    n_free = 2 * len(constraints.phases)
+    fitted, _ = nnls(np.stack(normals).T, -gradient / spread)
+    fitted = fitted * spread
     on_limits, on_floors = fitted[n_free : n_free + len(active)], fitted[n_free + len(active) :]
     tilted = gradient + on_floors @ slopes[near]
     best = _lowest(constraints, tilted)

@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 from cuvee.arrays import FloatArray
 from cuvee.simplex import check_weights
 
+REUSED = "reused"
+"""Kind of a run that an earlier command measured."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Design:
@@ -19,8 +22,9 @@ class Design:
     """Unique names, such as ``natural``, ``uniform``, ``own-qa`` or ``draw-007``."""
     kinds: tuple[str, ...]
     """Why each row is there: ``natural``, ``uniform``, ``own``, ``draw``, ``optimal``, ``ladder``
-    or ``sequential``; with phases ``late``, ``early``, ``same`` or ``change``."""
+    or ``sequential``; with phases ``late``, ``early``, ``same`` or ``change``; `REUSED`."""
     domains: tuple[str, ...]
+    """Columns; with reused runs the pool's domains first, then those that are gone."""
     weights: FloatArray
     """(n_runs, n_domains) token shares; rows sum to 1."""
 

@@ -21,7 +21,8 @@ class Runs:
     targets: tuple[str, ...]
     """Names of the evaluation sets: ``target/<name>`` and ``domain/<name>``."""
     losses: FloatArray
-    """(n_runs, n_targets) nats per token; NaN only where the run diverged."""
+    """(n_runs, n_targets) nats per token; NaN only where the run diverged, or was reused and never
+    measured on that set."""
     losses_bpb: FloatArray
     """(n_runs, n_targets) bits per byte."""
     diverged: BoolArray
