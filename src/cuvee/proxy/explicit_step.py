@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from cuvee.proxy.buffers import Buffers
 from cuvee.proxy.explicit_attention import rotation_of
 from cuvee.proxy.explicit_layers import ExplicitBlock, Normalisation, Projection
-from cuvee.proxy.losses import CHUNK, head_gradients
+from cuvee.proxy.losses import head_gradients, logits_table
 from cuvee.proxy.model import Block, ProxyModel
 
-_PIECE_TOKENS = 4096
+_PIECE_TOKENS = 2048
 
 
 class ExplicitStep:
@@ -54,7 +54,7 @@ class ExplicitStep:
         self._x_grad = buffers.new(context, width, dtype=wide)
         self._hidden = buffers.new(context, width)
         self._hidden_grad = buffers.new(context, width)
-        self._logits = torch.empty(min(CHUNK, self._piece * context), len(model.head), dtype=dtype)
+        self._logits = logits_table(self._hidden, len(model.head))
         self._mask = buffers.new(1, context, context)
         self._future = torch.full((context, context), float("-inf"), dtype=dtype).triu(1)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 512
+_CHUNK = 512
 """Tokens whose logits are held at a time."""
 _LEAST = torch.finfo(torch.float32).tiny
 
@@ -25,7 +25,7 @@ class _HeadLoss(torch.autograd.Function):
             hidden,
             head,
             targets,
-            table=hidden.new_empty(CHUNK, head.shape[0]),
+            table=logits_table(hidden, head.shape[0]),
             grad_hidden=grad_hidden,
             grad_head=grad_head,
             scale=1 / len(hidden),
@@ -55,7 +55,7 @@ def head_gradients(
         hidden: (n_tokens, width) last hidden states.
         head: (vocabulary, width) head weights, of the same type.
         targets: (n_tokens,) token ids, int64.
-        table: (CHUNK, vocabulary) memory for logits, of the same type.
+        table: Memory for logits, of the same type (`logits_table`).
         grad_hidden: (n_tokens, width), written.
         grad_head: (vocabulary, width), added to; may be of a wider type.
         scale: Factor of the sum, 1 / n_tokens for a mean.
@@ -65,17 +65,29 @@ def head_gradients(
         as 87, and in bfloat16 it is rounded by up to 0.004 nats.
     """
     total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-    for start in range(0, len(hidden), CHUNK):
-        rows, chosen = hidden[start : start + CHUNK], targets[start : start + CHUNK, None]
-        chances = table[: len(rows)]
+    for start in range(0, len(hidden), _CHUNK):
+        rows, chosen = hidden[start : start + _CHUNK], targets[start : start + _CHUNK, None]
+        padded = table[: len(rows)]
+        chances = padded[:, : len(head)]
         torch.mm(rows, head.t(), out=chances)
-        torch.softmax(chances, dim=1, out=chances)
+        padded[:, len(head) :] = float("-inf")
+        torch.softmax(padded, dim=1, out=padded)
         total -= chances.gather(1, chosen).float().clamp_(min=_LEAST).log_().sum()
         # d loss / d logits = probabilities - one at the target
         chances.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=chances.dtype))
-        grad_hidden[start : start + CHUNK].addmm_(chances, head, beta=0, alpha=scale)
+        grad_hidden[start : start + _CHUNK].addmm_(chances, head, beta=0, alpha=scale)
         add_product(grad_head, chances.t(), rows, scale=scale)
     return total * scale
+
+
+def logits_table(hidden: Tensor, vocabulary_size: int) -> Tensor:
+    """Return memory for the logits of at most _CHUNK rows of `hidden`.
+
+    Rows are an odd multiple of 16 numbers long: rows whose distance is a power of two meet in the
+    same places of a cache, which costs the gradient of a narrow head a third of its time.
+    """
+    padded = 16 * (-(-vocabulary_size // 16) | 1)
+    return hidden.new_empty(min(_CHUNK, len(hidden)), padded)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor, *, scale: float = 1.0) -> None:
@@ -113,9 +125,9 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         (n_tokens,) nats.
     """
     losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-    for start in range(0, hidden.shape[0], CHUNK):
-        logits = (hidden[start : start + CHUNK] @ head.t()).float()
-        losses[start : start + CHUNK] = torch.nn.functional.cross_entropy(
-            logits, targets[start : start + CHUNK], reduction="none"
+    for start in range(0, hidden.shape[0], _CHUNK):
+        logits = (hidden[start : start + _CHUNK] @ head.t()).float()
+        losses[start : start + _CHUNK] = torch.nn.functional.cross_entropy(
+            logits, targets[start : start + _CHUNK], reduction="none"
         )
     return losses
