@@ -1,20 +1,36 @@
 """Causal attention within segments for short contexts, forward and backward written out.
 
-A sequence's table of weights stays in the cache while it is used: sequences are taken one by one,
-and queries in two halves, the first of which meets only the first half of the keys. The weights are
-kept for the backward pass, H x 3/4 T^2 numbers a sequence, so this is for short contexts.
+Queries are taken in strips of at most 128 tokens, each of which meets only the keys up to its end,
+and a few sequences at a time, so that their tables of weights stay in the cache while they are
+used. The weights are kept for the backward pass: more than half of H x T^2 numbers a sequence.
 
 Shapes in comments: B sequences, T tokens, C width, H heads, K head width.
 """
-
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from cuvee.proxy.buffers import Buffers
 
+_STRIP = 128
+_CACHED = 1 << 18
+"""Numbers of the table that is worked on at once."""
 _softmax_backward = torch.ops.aten._softmax_backward_data.out
+
+
+class _Strip:
+    """Queries of a stretch of each sequence, rotated and scaled, and their weights."""
+
+    def __init__(self, rows: slice, rotation: Tensor, n_heads: int, buffers: Buffers) -> None:
+        n_rows, head_width = rows.stop - rows.start, 2 * rotation.shape[2]
+        self.rows, self.stop = rows, rows.stop
+        self.rotation = rotation[:, rows] * head_width**-0.5
+        shape = (1, n_heads, n_rows, head_width)
+        self.queries = buffers.new(*shape)
+        self.weights = buffers.new(1, n_heads, n_rows, rows.stop)
+        self.queries_grad = buffers.shared(f"gradient of {n_rows} queries", *shape)
+        self.mixed = buffers.shared(f"values mixed for {n_rows} queries", *shape)
+        """Or, in the backward pass, their gradient."""
 
 
 class ExplicitAttention:
@@ -28,24 +44,23 @@ class ExplicitAttention:
             n_heads: H.
             buffers: Where memory comes from.
         """
-        context, head_width = rotation.shape[1], 2 * rotation.shape[2]
-        width = n_heads * head_width
-        # Scores are q k / sqrt(K); the queries' rotation carries the root.
-        scale = rotation.new_tensor([head_width**-0.5, 1.0])
-        self._cos, self._sin = rotation[:, None, None] * scale[:, None, None, None]  # (2, 1, T, K/2)
-        self._heads = buffers.new(1, 3, n_heads, context, head_width)
-        half = (context + 1) // 2
-        self._halves = [(start, stop) for start, stop in pairwise((0, half, context)) if stop > start]
-        self._weights = [
-            buffers.new(1, n_heads, stop - start, stop) for start, stop in self._halves
+        _, context, half_head = rotation.shape
+        width, shape = n_heads * 2 * half_head, (1, n_heads, context, 2 * half_head)
+        n_strips = -(-context // _STRIP)
+        ends = [context * number // n_strips for number in range(n_strips + 1)]
+        self._strips = [
+            _Strip(slice(start, stop), rotation, n_heads, buffers)
+            for start, stop in zip(ends, ends[1:], strict=False)
         ]
-        self._scores_grad = [torch.empty_like(weights[0]) for weights in self._weights]
+        self._rotation = rotation
+        self._keys, self._values = buffers.new(*shape), buffers.new(*shape)
+        self._keys_grad = buffers.shared("keys_grad", *shape)
+        self._values_grad = buffers.shared("values_grad", *shape)
         self._mixed = buffers.new(context, width)
-        self._by_head = buffers.shared("by_head", 1, n_heads, context, head_width)
-        self._heads_grad = buffers.shared(
-            "heads_grad", 1, 3, n_heads, context, head_width
-        )
         self._grad = buffers.shared("query_key_value_grad", context, 3 * width)
+        last = self._strips[-1].weights
+        self._group = max(1, min(len(last), _CACHED // last[0].numel()))
+        self._scores_grad = torch.empty_like(last[: self._group]).flatten()
 
     def forward(self, query_key_value: Tensor, mask: Tensor) -> Tensor:
         """Mix the values.
@@ -55,19 +70,23 @@ class ExplicitAttention:
             mask: (B, T, T), 0 where a token may look, minus infinity elsewhere.
 
         Returns:
-            (B * T, C), valid until the next call.
+            (B * T, C), kept for the backward pass.
         """
-        parts = self._split(query_key_value, 3)  # (B, 3, H, T, K)
-        _rotate(parts[:, :2], self._cos, self._sin, out=self._heads[:, :2])
-        self._heads[:, 2].copy_(parts[:, 2])
-        for number, (q, k, v) in enumerate(self._heads):
-            for (start, stop), weights in zip(self._halves, self._weights, strict=True):
-                table = weights[number]
-                torch.bmm(q[:, start:stop], k[:, :stop].transpose(1, 2), out=table)
-                table.add_(mask[number, start:stop, :stop])
-                torch.softmax(table, -1, out=table)
-                torch.bmm(table, v[:, :stop], out=self._by_head[number, :, start:stop])
-        self._split(self._mixed, 1)[:, 0].copy_(self._by_head)
+        queries, keys, values = self._by_head(query_key_value, 3)
+        _rotate(keys, self._rotation, out=self._keys)
+        self._values.copy_(values)
+        (mixed,) = self._by_head(self._mixed, 1)
+        for strip in self._strips:
+            _rotate(queries[:, :, strip.rows], strip.rotation, out=strip.queries)
+            for group in self._groups():
+                table, q = strip.weights[group], strip.queries[group].flatten(0, 1)
+                k, v = (part[group].flatten(0, 1) for part in (self._keys, self._values))
+                weights = table.flatten(0, 1)
+                torch.bmm(q, k[:, : strip.stop].transpose(1, 2), out=weights)
+                table.add_(mask[group, None, strip.rows, : strip.stop])
+                torch.softmax(weights, -1, out=weights)
+                torch.bmm(weights, v[:, : strip.stop], out=strip.mixed[group].flatten(0, 1))
+            mixed[:, :, strip.rows].copy_(strip.mixed)
         return self._mixed
 
     def backward(self, grad: Tensor) -> Tensor:
@@ -76,36 +95,49 @@ class ExplicitAttention:
         Args:
             grad: (B * T, C) gradient of what `forward` returned.
         """
-        self._by_head.copy_(self._split(grad, 1)[:, 0])
-        for number in range(len(self._heads)):
-            self._backward_of(number)
-        parts = self._split(self._grad, 3)
-        _rotate(self._heads_grad[:, :2], self._cos, -self._sin, out=parts[:, :2])
-        parts[:, 2].copy_(self._heads_grad[:, 2])
+        (mixed_grad,) = self._by_head(grad, 1)
+        queries_grad, keys_grad, values_grad = self._by_head(self._grad, 3)
+        for strip in reversed(self._strips):
+            strip.mixed.copy_(mixed_grad[:, :, strip.rows])
+            for group in self._groups():
+                self._backward_of(strip, group)
+            out = queries_grad[:, :, strip.rows]
+            _rotate(strip.queries_grad, _reversed(strip.rotation), out=out)
+        _rotate(self._keys_grad, _reversed(self._rotation), out=keys_grad)
+        values_grad.copy_(self._values_grad)
         return self._grad
 
-    def _backward_of(self, number: int) -> None:
-        """Fill the gradients of one sequence's heads; the last queries reach every key."""
-        q, k, v = self._heads[number]
-        q_grad, k_grad, v_grad = self._heads_grad[number]
-        for half in reversed(range(len(self._halves))):
-            start, stop = self._halves[half]
-            weights, scores_grad = self._weights[half][number], self._scores_grad[half]
-            mixed_grad = self._by_head[number, :, start:stop]
-            torch.bmm(mixed_grad, v[:, :stop].transpose(1, 2), out=scores_grad)
-            # torch 2.13 leaves a grad_input that is not contiguous unwritten, without a word.
-            _softmax_backward(scores_grad, weights, -1, weights.dtype, grad_input=scores_grad)
-            torch.bmm(scores_grad, k[:, :stop], out=q_grad[:, start:stop])
-            beta = 0 if stop == q.shape[1] else 1
-            for total, table, rows in ((v_grad, weights, mixed_grad), (k_grad, scores_grad, q)):
-                part = rows if rows is mixed_grad else rows[:, start:stop]
-                total[:, :stop].baddbmm_(table.transpose(1, 2), part, beta=beta)
+    def _backward_of(self, strip: _Strip, group: slice) -> None:
+        """Fill the gradients of a strip's queries; add to those of keys and values."""
+        weights, queries, mixed_grad, queries_grad = (
+            part[group].flatten(0, 1)
+            for part in (strip.weights, strip.queries, strip.mixed, strip.queries_grad)
+        )
+        k, v = (part[group].flatten(0, 1)[:, : strip.stop] for part in (self._keys, self._values))
+        scores_grad = self._scores_grad[: weights.numel()].view_as(weights)
+        torch.bmm(mixed_grad, v.transpose(1, 2), out=scores_grad)
+        # torch 2.13 leaves a grad_input that is not contiguous unwritten, without a word.
+        _softmax_backward(scores_grad, weights, -1, weights.dtype, grad_input=scores_grad)
+        torch.bmm(scores_grad, k, out=queries_grad)
+        for grad, table, rows in (
+            (self._values_grad, weights, mixed_grad),
+            (self._keys_grad, scores_grad, queries),
+        ):
+            total = grad[group].flatten(0, 1)
+            if strip is self._strips[-1]:  # the first to be worked on, and it meets every key
+                torch.bmm(table.transpose(1, 2), rows, out=total)
+            else:
+                total[:, : strip.stop].add_(torch.bmm(table.transpose(1, 2), rows))
 
-    def _split(self, rows: Tensor, n_parts: int) -> Tensor:
-        """View (B * T, n_parts * C) as (B, n_parts, H, T, K)."""
-        n_sequences, _, n_heads, context, head_width = self._heads.shape
-        shape = (n_sequences, context, n_parts, n_heads, head_width)
-        return rows.view(shape).permute(0, 2, 3, 1, 4)
+    def _groups(self) -> list[slice]:
+        starts = range(0, len(self._keys), self._group)
+        return [slice(start, start + self._group) for start in starts]
+
+    def _by_head(self, rows: Tensor, n_parts: int) -> tuple[Tensor, ...]:
+        """View (B * T, n_parts * C) as parts of (B, H, T, K)."""
+        n_sequences, n_heads, context, head_width = self._keys.shape
+        parts = rows.view(n_sequences, context, n_parts, n_heads, head_width)
+        return parts.permute(2, 0, 3, 1, 4).unbind()
 
 
 def rotation_of(cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
@@ -114,8 +146,14 @@ def rotation_of(cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack([cos[:, half:], sin[:, half:]]).to(dtype)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor) -> None:
-    """Turn pair (a, b) into (a cos - b sin, b cos + a sin)."""
+def _reversed(rotation: Tensor) -> Tensor:
+    cos, sin = rotation
+    return torch.stack([cos, -sin])
+
+
+def _rotate(x: Tensor, rotation: Tensor, *, out: Tensor) -> None:
+    """Turn each pair (a, b) of x into (a cos - b sin, b cos + a sin)."""
     (a, b), (first, second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    cos, sin = rotation
     torch.mul(a, cos, out=first).addcmul_(b, sin, value=-1)
     torch.mul(b, cos, out=second).addcmul_(a, sin)
