@@ -7,6 +7,8 @@ used. The weights are kept for the backward pass: more than half of H x T^2 numb
 Shapes in comments: B sequences, T tokens, C width, H heads, K head width.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -49,8 +51,7 @@ class ExplicitAttention:
         n_strips = -(-context // _STRIP)
         ends = [context * number // n_strips for number in range(n_strips + 1)]
         self._strips = [
-            _Strip(slice(start, stop), rotation, n_heads, buffers)
-            for start, stop in zip(ends, ends[1:], strict=False)
+            _Strip(slice(start, stop), rotation, n_heads, buffers) for start, stop in pairwise(ends)
         ]
         self._rotation = rotation
         self._keys, self._values = buffers.new(*shape), buffers.new(*shape)

@@ -70,7 +70,7 @@ class ExplicitStep:
         for projection in self._projections:
             projection.refresh()
         loss, scale = 0.0, 1 / targets.numel()
-        pieces = (part.split(self._piece) for part in (tokens, segments, targets))
+        pieces = (torch.split(part, self._piece) for part in (tokens, segments, targets))
         for piece in zip(*pieces, strict=True):
             loss += self._add_piece(*piece, scale=scale)
         for projection in self._projections:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 _CHUNK = 512
 """Tokens whose logits are held at a time."""
-_LEAST = torch.finfo(torch.float32).tiny
+_LEAST = 1e-30
+"""A probability below this has lost digits."""
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -61,10 +62,10 @@ def head_gradients(
         scale: Factor of the sum, 1 / n_tokens for a mean.
 
     Returns:
-        A float32 scalar. A token's loss is read from its probability, so one above 87 nats counts
-        as 87, and in bfloat16 it is rounded by up to 0.004 nats.
+        A float32 scalar. A token's loss is read from its probability; in bfloat16 that rounds it
+        by up to 0.004 nats.
     """
-    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    picked = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     for start in range(0, len(hidden), _CHUNK):
         rows, chosen = hidden[start : start + _CHUNK], targets[start : start + _CHUNK, None]
         padded = table[: len(rows)]
@@ -72,12 +73,16 @@ def head_gradients(
         torch.mm(rows, head.t(), out=chances)
         padded[:, len(head) :] = float("-inf")
         torch.softmax(padded, dim=1, out=padded)
-        total -= chances.gather(1, chosen).float().clamp_(min=_LEAST).log_().sum()
+        picked[start : start + _CHUNK] = chances.gather(1, chosen)[:, 0]
         # d loss / d logits = probabilities - one at the target
         chances.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=chances.dtype))
         grad_hidden[start : start + _CHUNK].addmm_(chances, head, beta=0, alpha=scale)
         add_product(grad_head, chances.t(), rows, scale=scale)
-    return total * scale
+    losses = picked.log().neg_()
+    lost = picked < _LEAST
+    if lost.any():
+        losses[lost] = token_losses(hidden[lost], head, targets[lost])
+    return losses.sum() * scale
 
 
 def logits_table(hidden: Tensor, vocabulary_size: int) -> Tensor:

@@ -7,6 +7,10 @@ from cuvee import config
 from cuvee.artifacts import Json
 from cuvee.policy.mixture import Mixture
 
+Step = Literal["explicit", "autograd"]
+"""Backward pass written out for the CPU and short contexts, or torch's."""
+_LONGEST_EXPLICIT = 1024
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSpec:
@@ -46,6 +50,8 @@ class TrainingSpec:
     precision: Literal["float32", "bfloat16"]
     device: str
     checkpoints: Literal["none", "final", "every"]
+    step: Step = "autograd"
+    """How gradients are computed (`possible_step`); the same numbers to rounding."""
     base: str | None = None
     """A safetensors file of a model of this size to begin with; None for random weights."""
 
@@ -54,3 +60,12 @@ def portable_spec(run: TrainingSpec) -> dict[str, Json]:
     """Return a spec as JSON without paths; the manifest names the digests of what lies there."""
     plain = config.dump(run)
     return {name: value for name, value in plain.items() if name not in ("pool", "targets", "base")}
+
+
+def possible_step(step: Step, *, device: str, context: int) -> Step:
+    """Return ``step``, or "autograd" where the explicit one is not for that device or context.
+
+    It keeps attention's weights, whose number grows with the square of the context.
+    """
+    explicit = device.partition(":")[0] == "cpu" and context <= _LONGEST_EXPLICIT
+    return step if explicit else "autograd"
