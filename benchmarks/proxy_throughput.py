@@ -180,7 +180,7 @@ def measure_width(width: int, *, n_rounds: int) -> Figures:
         Variant(loop="matmul", precision=precision),
         Variant(loop="explicit", precision=precision),
         Variant(loop="autograd", precision=precision),
-        *_eager_peers(),
+        *_eager_peers(emulated=n_rounds > _QUICK_ROUNDS),
     ]
     seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
     peaks: Figures = {}
@@ -382,7 +382,9 @@ class Llama(nn.Module):
         return self.model(input_ids=tokens, labels=targets).loss
 
 
-def _eager_peers() -> list[Variant]:
+def _eager_peers(*, emulated: bool) -> list[Variant]:
+    """Return the eager peers, with bfloat16 on a processor that only emulates it or without."""
+    native = choose_precision("auto", "cpu") == "bfloat16"
     loops: Sequence[Literal["llama", "nanogpt"]] = ("llama", "nanogpt")
     precisions: Sequence[Literal["float32", "bfloat16"]] = ("float32", "bfloat16")
     return [
@@ -390,6 +392,7 @@ def _eager_peers() -> list[Variant]:
         for loop in loops
         if loop == "nanogpt" or _has_transformers()
         for precision in precisions
+        if precision == "float32" or native or emulated
         for tuned in (False, True)
     ]
 
@@ -420,7 +423,11 @@ def _compiled(width: int) -> Figures:
 def _ratios(figures: Figures) -> Figures:
     """Return how many times faster the explicit step is than each kind of peer."""
     ours = next(value for key, value in figures.items() if key.startswith("seconds_explicit"))
-    peers = {variant: figures[f"seconds_{variant.name}"] for variant in _eager_peers()}
+    peers = {
+        variant: figures[f"seconds_{variant.name}"]
+        for variant in _eager_peers(emulated=True)
+        if f"seconds_{variant.name}" in figures
+    }
     ratios = {
         f"vs_{'tuned' if tuned else 'best'}_eager": min(
             seconds for variant, seconds in peers.items() if variant.tuned == tuned
