@@ -57,7 +57,8 @@ class ExplicitAttention:
         self._keys, self._values = buffers.new(*shape), buffers.new(*shape)
         self._keys_grad = buffers.shared("keys_grad", *shape)
         self._values_grad = buffers.shared("values_grad", *shape)
-        self._mixed = buffers.new(context, width)
+        self.mixed = buffers.new(context, width)
+        """What `forward` returned last, (B * T, C)."""
         self._grad = buffers.shared("query_key_value_grad", context, 3 * width)
         last = self._strips[-1].weights
         self._group = max(1, min(len(last), _CACHED // last[0].numel()))
@@ -76,7 +77,7 @@ class ExplicitAttention:
         queries, keys, values = self._by_head(query_key_value, 3)
         _rotate(keys, self._rotation, out=self._keys)
         self._values.copy_(values)
-        (mixed,) = self._by_head(self._mixed, 1)
+        (mixed,) = self._by_head(self.mixed, 1)
         for strip in self._strips:
             _rotate(queries[:, :, strip.rows], strip.rotation, out=strip.queries)
             for group in self._groups():
@@ -88,7 +89,7 @@ class ExplicitAttention:
                 torch.softmax(weights, -1, out=weights)
                 torch.bmm(weights, v[:, : strip.stop], out=strip.mixed[group].flatten(0, 1))
             mixed[:, :, strip.rows].copy_(strip.mixed)
-        return self._mixed
+        return self.mixed
 
     def backward(self, grad: Tensor) -> Tensor:
         """Return the gradient of `query_key_value`, (B * T, 3 * C), valid until the next call.

@@ -65,7 +65,8 @@ class Normalisation:
     def __init__(self, gain: nn.Parameter, context: int, buffers: Buffers) -> None:
         """Take buffers for rows of the width and type of a gain."""
         width, wide = len(gain), gain.dtype
-        self._normed = buffers.new(context, width)
+        self.normed = buffers.new(context, width)
+        """What `forward` returned last, (N, C)."""
         self._inverse = buffers.new(context, 1, dtype=wide)
         self._wide = buffers.shared("norm_grad", context, width, dtype=wide)
         self._products = buffers.shared("norm_products", context, width, dtype=wide)
@@ -74,14 +75,14 @@ class Normalisation:
         """Return x / sqrt(mean(x^2) + epsilon), (N, C)."""
         torch.linalg.vector_norm(x, dim=1, keepdim=True, out=self._inverse)
         self._inverse.square_().div_(x.shape[1]).add_(EPSILON).rsqrt_()
-        return torch.mul(x, self._inverse, out=self._normed)
+        return torch.mul(x, self._inverse, out=self.normed)
 
     def backward(self, grad: Tensor, x_grad: Tensor) -> None:
         """Add (grad - normed mean(grad normed)) / rms to x_grad; grad is used up."""
         if grad.dtype != x_grad.dtype:
             grad = self._wide.copy_(grad)
-        along = torch.mul(grad, self._normed, out=self._products).mean(1, keepdim=True)
-        grad.addcmul_(self._normed, along, value=-1)
+        along = torch.mul(grad, self.normed, out=self._products).mean(1, keepdim=True)
+        grad.addcmul_(self.normed, along, value=-1)
         x_grad.addcmul_(grad, self._inverse)
 
 
@@ -122,12 +123,12 @@ class ExplicitBlock:
             x: The residual stream.
             mask: (B, T, T), 0 where a token may look, minus infinity elsewhere.
         """
-        self._normed = self._attention_norm.forward(x)
-        torch.mm(self._normed, self._query_key_value.weight.t(), out=self._qkv)
-        self._mixed = self._attention.forward(self._qkv, mask)
-        add_product(x, self._mixed, self._attention_out.weight.t())
-        self._fed_normed = self._feed_norm.forward(x)
-        torch.mm(self._fed_normed, self._gate_up.weight.t(), out=self._gates)
+        normed = self._attention_norm.forward(x)
+        torch.mm(normed, self._query_key_value.weight.t(), out=self._qkv)
+        mixed = self._attention.forward(self._qkv, mask)
+        add_product(x, mixed, self._attention_out.weight.t())
+        normed = self._feed_norm.forward(x)
+        torch.mm(normed, self._gate_up.weight.t(), out=self._gates)
         gate, up = self._gates.chunk(2, dim=1)
         _silu(gate, out=self._opened)
         torch.mul(self._opened, up, out=self._fed)
@@ -142,15 +143,15 @@ class ExplicitBlock:
         gate_grad, up_grad = self._gates_grad.chunk(2, dim=1)
         torch.mul(self._hidden_grad, self._opened, out=up_grad)
         _silu_backward(self._hidden_grad.mul_(up), gate, grad_input=gate_grad)
-        self._gate_up.add_gradient(self._gates_grad, self._fed_normed)
+        self._gate_up.add_gradient(self._gates_grad, self._feed_norm.normed)
         torch.mm(self._gates_grad, self._gate_up.weight, out=self._row_grad)
         self._feed_norm.backward(self._row_grad, x_grad)
 
         grad = self._in_products(x_grad)
-        self._attention_out.add_gradient(grad, self._mixed)
+        self._attention_out.add_gradient(grad, self._attention.mixed)
         torch.mm(grad, self._attention_out.weight, out=self._row_grad)
         qkv_grad = self._attention.backward(self._row_grad)
-        self._query_key_value.add_gradient(qkv_grad, self._normed)
+        self._query_key_value.add_gradient(qkv_grad, self._attention_norm.normed)
         torch.mm(qkv_grad, self._query_key_value.weight, out=self._row_grad)
         self._attention_norm.backward(self._row_grad, x_grad)
 
