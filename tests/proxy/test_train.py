@@ -49,6 +49,7 @@ def inputs(stores: Path, store: TokenStore) -> SweepInputs:
         target_tokens=100_000,
         precision="float32",
         device="cpu",
+        step="explicit",
     )
 
 

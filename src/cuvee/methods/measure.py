@@ -15,8 +15,8 @@ from cuvee.executors import Task, run_tasks
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.mixture import Mixture
-from cuvee.proxy.machine import choose_device, choose_precision
-from cuvee.proxy.spec import TrainingSpec
+from cuvee.proxy.machine import choose_device, choose_precision, choose_step
+from cuvee.proxy.spec import Step, TrainingSpec
 from cuvee.proxy.sweep import (
     ProxyConfig,
     SweepInputs,
@@ -38,13 +38,16 @@ _MACHINE = "machine.json"
 def sweep_inputs(
     job: Job, prepared: Prepared, proxy: ProxyConfig, *, target_tokens: int
 ) -> SweepInputs:
-    """Gather what all runs share; device and precision are decided once and recorded."""
+    """Gather what all runs share; device, precision and step are decided once and recorded."""
     path = job.out / _MACHINE
     if not path.exists():
         device = choose_device(proxy.device)
-        artifacts.write_json(
-            path, {"device": device, "precision": choose_precision(proxy.precision, device)}
-        )
+        choices: dict[str, Json] = {
+            "device": device,
+            "precision": choose_precision(proxy.precision, device),
+            "step": choose_step(proxy.step, device),
+        }
+        artifacts.write_json(path, choices)
     machine = cast(dict[str, str], artifacts.read_json(path))
     return SweepInputs(
         pool=job.folder("tokens"),
@@ -53,6 +56,8 @@ def sweep_inputs(
         target_tokens=target_tokens,
         precision=cast(Literal["float32", "bfloat16"], machine["precision"]),
         device=machine["device"],
+        # A sweep begun before steps were recorded goes on as it began.
+        step=cast(Step, machine.get("step", "autograd")),
     )
 
 

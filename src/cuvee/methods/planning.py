@@ -18,6 +18,7 @@ from cuvee.policy.mixture import Mixture
 from cuvee.proxy.machine import (
     choose_device,
     choose_precision,
+    choose_step,
     evaluation_tokens,
 )
 from cuvee.proxy.sizes import model_size
@@ -170,6 +171,7 @@ def _spec(proxy: ProxyConfig) -> TrainingSpec:
         target_tokens=0,
         precision=choose_precision(proxy.precision, device),
         device=device,
+        step=choose_step(proxy.step, device),
     )
     mixture = Mixture.flat(("any",), (1.0,))
     return training_spec(proxy, inputs, mixture, seed=0, run_seed=0, learning_rate=1e-3)

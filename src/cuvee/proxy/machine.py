@@ -12,7 +12,8 @@ from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
 from cuvee.proxy.model import ProxyModel
 from cuvee.proxy.sizes import model_size
-from cuvee.proxy.spec import TrainingSpec
+from cuvee.proxy.spec import Step, TrainingSpec
+from cuvee.proxy.step import training_step
 
 _WARM_STEPS = 2
 _TIMED_STEPS = 4
@@ -54,6 +55,16 @@ def choose_precision(
     return "bfloat16" if native else "float32"
 
 
+def choose_step(step: Literal["auto", "explicit", "autograd"], device: str) -> Step:
+    """Return the training step that "auto" stands for on a device.
+
+    A single run may still need the other one (`possible_step`), which its spec says.
+    """
+    if step != "auto":
+        return step
+    return "explicit" if torch.device(device).type == "cpu" else "autograd"
+
+
 def tokens_per_second(spec: TrainingSpec, vocabulary_size: int) -> float:
     """Time a few training steps of a spec's model on random tokens.
 
@@ -72,22 +83,17 @@ def tokens_per_second(spec: TrainingSpec, vocabulary_size: int) -> float:
         context=spec.context,
         generator=generator,
     ).to(spec.device)
+    step = training_step(model, spec)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     tokens = torch.randint(vocabulary_size, shape, generator=generator).to(spec.device)
     segments = torch.zeros(shape, dtype=torch.int64, device=spec.device)
     seconds = []
     for _ in range(_WARM_STEPS + _TIMED_STEPS):
         started = time.perf_counter()
-        with torch.autocast(
-            torch.device(spec.device).type,
-            dtype=torch.bfloat16,
-            enabled=spec.precision == "bfloat16",
-        ):
-            loss = model.loss(tokens, segments, tokens)
-        loss.backward()  # type: ignore[no-untyped-call]
+        step(tokens, segments, tokens)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=False)
-        float(loss.detach())
         seconds.append(time.perf_counter() - started)
     median = sorted(seconds[_WARM_STEPS:])[_TIMED_STEPS // 2]
     return tokens.numel() / median

@@ -23,7 +23,7 @@ from cuvee.proxy.losses import head_loss, token_losses
 from cuvee.proxy.sizes import ModelSize
 
 _ROPE_BASE = 10_000.0
-_EPSILON = 1e-6
+EPSILON = 1e-6
 
 
 class Block(nn.Module):
@@ -43,14 +43,14 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         b, t, c = x.shape
-        normed = F.rms_norm(x, (c,), self.attention_gain, _EPSILON)
+        normed = F.rms_norm(x, (c,), self.attention_gain, EPSILON)
         qkv = F.linear(normed, self.query_key_value).view(b, t, 3, self.n_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
         attended = F.scaled_dot_product_attention(
             _rotate(q, rotation), _rotate(k, rotation), v, attn_mask=mask
         )
         x = x + F.linear(attended.transpose(1, 2).reshape(b, t, c), self.attention_out)
-        normed = F.rms_norm(x, (c,), self.feed_gain, _EPSILON)
+        normed = F.rms_norm(x, (c,), self.feed_gain, EPSILON)
         gate, up = F.linear(normed, self.gate_up).chunk(2, dim=-1)  # (B, T, F)
         return x + F.linear(F.silu(gate) * up, self.down)
 
@@ -105,7 +105,7 @@ class ProxyModel(nn.Module):
         cos, sin = cast(Tensor, self.cos), cast(Tensor, self.sin)
         for block in self.blocks:
             x = block(x, (cos[:length], sin[:length]), mask)
-        return F.rms_norm(x, (x.shape[-1],), self.final_gain, _EPSILON).flatten(0, 1)
+        return F.rms_norm(x, (x.shape[-1],), self.final_gain, EPSILON).flatten(0, 1)
 
     def loss(self, tokens: Tensor, segments: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss in nats per token.

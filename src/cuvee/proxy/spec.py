@@ -7,6 +7,10 @@ from cuvee import config
 from cuvee.artifacts import Json
 from cuvee.policy.mixture import Mixture
 
+Step = Literal["explicit", "autograd"]
+"""Backward pass written out for the CPU and short contexts, or torch's."""
+_LONGEST_EXPLICIT = 1024
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSpec:
@@ -53,6 +57,8 @@ class TrainingSpec:
     quality: str | None = None
     """File of the (n_documents, n_criteria) criteria on one scale, in the order of the pool's
     store; needed with a curve."""
+    step: Step = "autograd"
+    """How gradients are computed (`possible_step`); the same numbers to rounding."""
     base: str | None = None
     """A safetensors file of a model of this size to begin with; None for random weights."""
 
@@ -62,3 +68,12 @@ def portable_spec(run: TrainingSpec) -> dict[str, Json]:
     plain = config.dump(run)
     paths = ("pool", "targets", "quality", "base")
     return {name: value for name, value in plain.items() if name not in paths}
+
+
+def possible_step(step: Step, *, device: str, context: int) -> Step:
+    """Return ``step``, or "autograd" where the explicit one is not for that device or context.
+
+    It keeps attention's weights, whose number grows with the square of the context.
+    """
+    explicit = device.partition(":")[0] == "cpu" and context <= _LONGEST_EXPLICIT
+    return step if explicit else "autograd"

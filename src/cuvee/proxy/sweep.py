@@ -15,7 +15,7 @@ from cuvee.errors import ConfigError, DataError
 from cuvee.executors import Task, run_tasks
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.sizes import model_size
-from cuvee.proxy.spec import TrainingSpec
+from cuvee.proxy.spec import Step, TrainingSpec, possible_step
 from cuvee.tables.runs import Runs, read_trajectory
 from cuvee.tables.statistics import PoolStatistics
 
@@ -62,6 +62,9 @@ class ProxyConfig:
     """Of the matrix products; auto takes bfloat16 where the processor multiplies in it."""
     device: str = "auto"
     """A torch device; auto takes CUDA where there is one."""
+    step: Literal["auto", "explicit", "autograd"] = "auto"
+    """How gradients are computed; auto takes the written-out backward pass on a CPU. Contexts above
+    1024 tokens and other devices always take autograd."""
     checkpoints: Literal["none", "final", "every"] = "none"
     """Which weights are kept."""
     repetition_matched: bool = True
@@ -107,6 +110,7 @@ class SweepInputs:
     """Token budget of the real run, for the match of repetition."""
     precision: Literal["float32", "bfloat16"]
     device: str
+    step: Step = "autograd"
 
 
 def training_spec(
@@ -159,6 +163,7 @@ def training_spec(
         precision=inputs.precision,
         device=inputs.device,
         checkpoints=proxy.checkpoints,
+        step=possible_step(inputs.step, device=inputs.device, context=proxy.context),
     )
 
 

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from cuvee.proxy.documents import open_evaluation_sets, training_plan
 from cuvee.proxy.model import ProxyModel, load_weights
 from cuvee.proxy.sizes import model_size
 from cuvee.proxy.spec import TrainingSpec, portable_spec
+from cuvee.proxy.step import autocast, training_step
 from cuvee.randomness import integer_seed, stream
 from cuvee.tables.runs import Trajectory, write_trajectory
 
@@ -98,6 +99,7 @@ class _Trainer:
         if run.base:
             load_weights(self._model, Path(run.base))
         self._model.to(self._device)
+        self._step = training_step(self._model, run)
         self._optimiser = torch.optim.AdamW(
             _parameter_groups(self._model, run.weight_decay),
             lr=run.learning_rate,
@@ -120,20 +122,14 @@ class _Trainer:
         for step, batch in enumerate(self._plan.batches(run.batch_sequences), start=1):
             for group in self._optimiser.param_groups:
                 group["lr"] = learning_rate_at(step, n_steps, run)
-            with self._autocast():
-                loss = self._model.loss(
-                    self._tensor(batch.tokens),
-                    self._tensor(batch.segments),
-                    self._tensor(batch.targets),
-                )
-            self._losses.append(float(loss.detach()))
+            parts = (batch.tokens, batch.segments, batch.targets)
+            self._losses.append(self._step(*(self._tensor(part) for part in parts)))
             if step == 1 and math.isfinite(self._losses[0]):
                 # A continued model may be worse on new text than an untrained one.
                 self._spike = max(self._spike, SPIKE * self._losses[0])
             if not self._losses[-1] < self._spike:
                 self.diverged = True
                 break
-            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), run.clip)
             self._optimiser.step()
             self._optimiser.zero_grad(set_to_none=False)
@@ -190,7 +186,7 @@ class _Trainer:
         total = 0.0
         for first in range(0, len(one.batch.tokens), step):
             rows = slice(first, first + step)
-            with self._autocast():
+            with autocast(self._device, self._run.precision):
                 losses = self._model.token_losses(
                     self._tensor(one.batch.tokens[rows]),
                     self._tensor(one.batch.segments[rows]),
@@ -203,11 +199,6 @@ class _Trainer:
     def _save(self, name: str) -> None:
         state = {key: value.contiguous().cpu() for key, value in self._model.state_dict().items()}
         save_file(state, self._folder / name)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self._run.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=torch.bfloat16)
 
     def _tensor(self, values: IntArray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
