@@ -23,7 +23,7 @@ from cuvee.errors import DataError, InfeasibleError
 from cuvee.simplex import TOLERANCE, cap, normalise
 from cuvee.tables.design import Design
 
-NOT_COMPARED = ("mixture", "subset_tokens", "device", "points", "checkpoints")
+NOT_COMPARED = ("mixture", "subset_tokens", "device", "points", "checkpoints", "step")
 """Keys of a run's spec that may differ: what it was trained on is compared by domain, and the
 others do not change its last losses."""
 
