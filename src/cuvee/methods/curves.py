@@ -8,6 +8,7 @@ from cuvee.arrays import FloatArray, IntArray
 from cuvee.corpus.store import TokenStore
 from cuvee.policy.mixture import Mixture
 from cuvee.policy.quality_curve import QualityCurve, pool_copies
+from cuvee.policy.ranks import token_ranks
 from cuvee.simplex import normalise
 
 NATURAL = "natural"
@@ -25,6 +26,9 @@ def top_curve(
 ) -> QualityCurve:
     """Return the curve that takes the pool's best documents by one criterion, whatever the domain.
 
+    Documents of equal score are taken together, so that it may take more; a run or a selection then
+    keeps an even part.
+
     Args:
         store: The pool.
         normalised: (n_documents, n_criteria) criteria on one scale, smaller is better.
@@ -37,14 +41,13 @@ def top_curve(
     order = np.lexsort((store.keys[train], scores))
     before = np.cumsum(tokens[order]) - tokens[order]
     taken = order[before < n_tokens]
-    n_domains = len(store.domains)
-    part, whole = (
-        np.bincount(store.domain[train][rows], weights=tokens[rows], minlength=n_domains)
-        for rows in (taken, np.arange(len(train)))
-    )
+    domain: IntArray = store.domain[train].astype(np.int64)
+    ranks = token_ranks(np.asarray(scores, dtype=np.float64), tokens, domain)
+    threshold = np.zeros(len(store.domains))
+    np.maximum.at(threshold, domain[taken], ranks[taken])
     merge = np.zeros(len(criteria))
     merge[column] = 1.0
-    return _curve(store.domains, criteria, merge, part / whole)
+    return _curve(store.domains, criteria, merge, threshold)
 
 
 def union_of_tops(
