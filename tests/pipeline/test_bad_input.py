@@ -402,7 +402,7 @@ CONFIG = (
     Case(
         name="unknown method",
         method="doremi",
-        message="method 'doremi' is unknown; allowed: regmix, mixing-laws, continual.",
+        message="method 'doremi' is unknown; allowed: regmix, mixing-laws, continual, quadmix.",
     ),
     Case(
         name="unknown preset",

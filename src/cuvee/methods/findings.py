@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -74,7 +74,23 @@ class Finished:
 
 def gather(job: Job, done: Finished) -> ReportContent:
     """Make the report's content from finished artefacts."""
+    return replace(
+        gather_measured(job, done),
+        losses=_losses(job, done),
+        held_out=fitting.held_out(job, done.design, done.runs, done.prepared),
+        response=_response(job, done),
+    )
+
+
+def gather_measured(job: Job, done: Finished) -> ReportContent:
+    """Make what needs no predictor of mixtures."""
     objective = _objective_words(done)
+    rows = tuple(
+        parts.MixtureLoss(
+            name=name, role=_ROLES.get(name, "other"), seeds_bpb=_seed_losses(job, done, name)
+        )
+        for name in done.rivals
+    )
     return ReportContent(
         title=f"{done.method}: {len(done.prepared.statistics.domains)} domains, {objective}",
         method=done.method,
@@ -89,13 +105,13 @@ def gather(job: Job, done: Finished) -> ReportContent:
             facts=(("corpus fingerprint", done.index.fingerprint),),
         ),
         verdict=_verdict(job, done),
-        losses=_losses(job, done),
-        held_out=fitting.held_out(job, done.design, done.runs, done.prepared),
+        losses=parts.LossSection(
+            targets=_targets(done), objective_weights=done.prepared.objective, rows=rows
+        ),
         runs=_runs(done),
         trajectories=_trajectories(job, done),
         pool=_pool(done),
         selection=_selection(job),
-        response=_response(job, done),
         notes=_notes(done),
     )
 
@@ -130,7 +146,7 @@ def _mixture(done: Finished) -> parts.MixtureSection:
         domains=statistics.domains,
         natural=statistics.natural,
         chosen=chosen,
-        best_sampled=done.rivals["best-sampled"].overall,
+        best_sampled=best.overall if (best := done.rivals.get("best-sampled")) else None,
         caps=done.caps,
         epochs=chosen * done.budget / statistics.available_tokens,
         budget=done.budget,

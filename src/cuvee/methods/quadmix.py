@@ -10,7 +10,7 @@
 Source: QuaDMix (arXiv:2504.16511); docs/papers/quadmix.md lists where this differs and why.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -52,7 +52,6 @@ from cuvee.policy.quality_curve import (
 )
 from cuvee.policy.ranks import Normalisation
 from cuvee.policy.sampling import discard, draw_copies
-from cuvee.proxy.machine import choose_device
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import training_spec
 from cuvee.randomness import integer_seed, stream
@@ -63,7 +62,8 @@ from cuvee.tables.runs import read_runs
 from cuvee.tables.vectors import Vectors, read_vectors, write_vectors
 
 CHOSEN = "chosen"
-_VECTORS, _SCORES, _CURVE, _FOUND = "vectors.parquet", "scores.json", "curve.json", "found.json"
+VECTORS, SCORES = "vectors.parquet", "scores.json"
+_CURVE, _FOUND = "curve.json", "found.json"
 
 
 def _default_criteria() -> dict[str, CriterionConfig]:
@@ -107,13 +107,6 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> QuaDMixConfig:
     """Read a config file; ``preset: paper`` fills in the paper's settings where it is silent."""
     presets = {"default": {}, "paper": QUADMIX_PAPER}
     return config.load(QuaDMixConfig, path, overrides, presets=presets)
-
-
-def run(settings: QuaDMixConfig, job: Job) -> None:
-    """Run the whole chain; finished stages are not made again."""
-    choose_device(settings.proxy.device)
-    for step in STEPS.values():
-        step(settings, job)
 
 
 def label(settings: QuaDMixConfig, job: Job) -> None:
@@ -166,7 +159,7 @@ def design(settings: QuaDMixConfig, job: Job) -> None:
         seed=settings.seed,
         inputs={"quality": artifacts.digest_of(job.folder("quality"))},
     ) as aside:
-        write_vectors(aside / _VECTORS, made)
+        write_vectors(aside / VECTORS, made)
 
 
 def train(settings: QuaDMixConfig, job: Job) -> None:
@@ -196,7 +189,7 @@ def fit(settings: QuaDMixConfig, job: Job) -> None:
         inputs={"runs": artifacts.digest_of(job.folder("runs"))},
     ) as aside:
         best = max(ranks, key=lambda name: ranks[name])
-        artifacts.write_json(aside / _SCORES, {"chosen": best, "ranks": cast(Json, ranks)})
+        artifacts.write_json(aside / SCORES, {"chosen": best, "ranks": cast(Json, ranks)})
 
 
 def search(settings: QuaDMixConfig, job: Job) -> None:
@@ -206,7 +199,7 @@ def search(settings: QuaDMixConfig, job: Job) -> None:
     if artifacts.is_done(folder):
         return
     with job.stage("search"), one_thread():
-        scores = cast(dict[str, str], artifacts.read_json(job.folder("predictor") / _SCORES))
+        scores = cast(dict[str, str], artifacts.read_json(job.folder("predictor") / SCORES))
         wanted = given(prepared, chain.target_tokens(settings, prepared))
         curve, found = find_curve(
             _measured(settings, job, prepared),
@@ -332,7 +325,7 @@ def given(prepared: Prepared, budget: int) -> int:
 def sweep_specs(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> dict[str, TrainingSpec]:
     """Describe every run of the design."""
     quality = read_quality(job.folder("quality"))
-    made = read_vectors(artifacts.require(job.folder("design"), made_by="cuvee design") / _VECTORS)
+    made = read_vectors(artifacts.require(job.folder("design"), made_by="cuvee design") / VECTORS)
     inputs = measure.sweep_inputs(
         job, prepared, settings.proxy, target_tokens=chain.target_tokens(settings, prepared)
     )
@@ -355,7 +348,7 @@ def sweep_specs(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> dict[s
 
 
 def _measured(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> MeasuredCurves:
-    made = read_vectors(job.folder("design") / _VECTORS)
+    made = read_vectors(job.folder("design") / VECTORS)
     runs = read_runs(artifacts.require(job.folder("runs"), made_by="cuvee train") / "runs.parquet")
     kept = ~runs.diverged
     quality = read_quality(job.folder("quality"))
@@ -410,15 +403,3 @@ def _copies(
         drawn, store.n_tokens[train], store.keys[train], quota=budget, seed=settings.seed
     )
     return copies
-
-
-STEPS: Mapping[str, Callable[[QuaDMixConfig, Job], None]] = {
-    "label": label,
-    "design": design,
-    "train": train,
-    "fit": fit,
-    "search": search,
-    "select": select,
-    "validate": validate,
-}
-"""The arrows of the chain, in order; each is also a verb of the command line."""

@@ -72,10 +72,25 @@ def _continual() -> Method:
     )
 
 
+def _quadmix() -> Method:
+    from cuvee.methods import planning, quadmix, quadmix_report
+
+    return Method(
+        load=quadmix.load_config,
+        run=quadmix_report.run,
+        steps=quadmix_report.STEPS,
+        dry_run=quadmix_report.dry_run,
+        describe_plan=planning.describe,
+        summary=quadmix_report.summary,
+        describe=quadmix_report.describe,
+    )
+
+
 METHODS: Mapping[str, Callable[[], Method]] = {
     "regmix": _regmix,
     "mixing-laws": _mixing_laws,
     "continual": _continual,
+    "quadmix": _quadmix,
 }
 
 

@@ -10,7 +10,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from cuvee.arrays import BoolArray, FloatArray, IntArray
-from cuvee.report.pictures import ResponseSection, ScalingSection, SharesSection
+from cuvee.report.pictures import (
+    CurvesSection,
+    ResponseSection,
+    ScalingSection,
+    SharesSection,
+)
 from cuvee.report.shapes import check_length, check_shape
 from cuvee.tables.sensitivity import Sensitivity
 
@@ -348,6 +353,7 @@ class ReportContent:
     scaling: ScalingSection | None = None
     shares: SharesSection | None = None
     sensitivity: Sensitivity | None = None
+    curves: CurvesSection | None = None
     notes: tuple[str, ...] = ()
     """Sentences the reader must know, such as that there were no targets."""
     headline: str | None = None

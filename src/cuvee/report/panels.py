@@ -8,9 +8,16 @@ from markupsafe import Markup
 from cuvee.arrays import FloatArray
 from cuvee.report import charts, law_charts, run_charts, surfaces
 from cuvee.report.content import HeldOutSection, RunsSection
+from cuvee.report.curve_charts import copies_chart
 from cuvee.report.matrices import Row, matrix_rows
 from cuvee.report.numbers import clean, difference, quantity
-from cuvee.report.pictures import Matrix, ResponseSection, ScalingSection, SharesSection
+from cuvee.report.pictures import (
+    CurvesSection,
+    Matrix,
+    ResponseSection,
+    ScalingSection,
+    SharesSection,
+)
 from cuvee.report.sensitivity_charts import (
     path_objective_chart,
     path_shares_chart,
@@ -265,6 +272,46 @@ def sensitivity_view(
             for column in order
         ),
         path_rows=found.path,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CurveRow:
+    """One domain's curve in numbers."""
+
+    domain: str
+    merge: tuple[float, ...]
+    threshold: float
+    taken: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class CurvesView:
+    """The chosen quality curves."""
+
+    chart: Panel
+    rows: tuple[CurveRow, ...]
+
+
+def curves_view(section: CurvesSection) -> CurvesView:
+    """Arrange the curves, the largest shares first."""
+    wide, narrow = (
+        copies_chart(section, width=width, name=name) for width, name in _widths("curves")
+    )
+    order = np.argsort(-section.shares, kind="stable")
+    return CurvesView(
+        chart=Panel("Expected copies by quality", wide, narrow),
+        rows=tuple(
+            CurveRow(
+                section.domains[column],
+                tuple(section.merge[column].tolist()),
+                float(section.threshold[column]),
+                float(section.taken[column]),
+                float(section.shares[column]),
+            )
+            for column in order
+        ),
     )
 
 

@@ -221,3 +221,34 @@ class SharesSection:
     confidence: float
     """Coverage of the bands, such as 0.9."""
     unit: str = "bits per byte"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurvesSection:
+    """The chosen quality curves: what decides where, and how much is taken."""
+
+    domains: tuple[str, ...]
+    criteria: tuple[str, ...]
+    merge: FloatArray
+    """(n_domains, n_criteria) weights of the criteria; rows sum to 1."""
+    threshold: FloatArray
+    """(n_domains,) share of a domain's tokens that is taken for its quality."""
+    taken: FloatArray
+    """(n_domains,) expected tokens over the domain's tokens."""
+    shares: FloatArray
+    """(n_domains,) of the tokens taken; sum to 1."""
+    ranks: FloatArray
+    """(n_points,) rising quality ranks."""
+    copies: FloatArray
+    """(n_domains, n_points) expected copies."""
+    reference: tuple[float | None, ...]
+    """(n_criteria,) mean rank of the reference's documents among the pool's; below .5 is better."""
+    auc: tuple[float | None, ...]
+    """(n_criteria,) of learnt criteria on texts not fitted."""
+
+    def __post_init__(self) -> None:
+        n_domains, n_criteria = len(self.domains), len(self.criteria)
+        check_shape("merge weights", self.merge, (n_domains, n_criteria))
+        for name in ("threshold", "taken", "shares"):
+            check_shape(f"curves {name}", getattr(self, name), (n_domains,))
+        check_shape("copies", self.copies, (n_domains, len(self.ranks)))

@@ -1,0 +1,136 @@
+"""QuaDMix through the command line on the tiny pool: labels to verdict, resumed, in any layout."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import json as json_reader
+
+from cuvee.tables.vectors import read_vectors
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def _tiny(settings: dict[str, object]) -> dict[str, object]:
+    for name in ("design", "search"):
+        del settings[name]
+    cast(dict[str, object], settings["validate"])["n_seeds"] = 1
+    settings["criteria"] = {
+        "clean": {"kind": "heuristics"},
+        "fluent": {"kind": "perplexity", "targets": ["code"]},
+    }
+    settings["curves"] = {
+        "n_runs": 14,
+        "n_simulated": 200,
+        "n_best": 4,
+        "sample_documents": 50,
+        "regressions": ["linear"],
+    }
+    settings["prior"] = {"largest_threshold": 0.9}
+    cast(dict[str, object], settings["proxy"])["size"] = "0.03m"
+    return settings
+
+
+def _taken(out: Path) -> dict[str, int]:
+    lineage = pq.read_table(out / "selection" / "lineage.parquet")
+    return dict(zip(lineage["id"].to_pylist(), lineage["copies"].to_pylist(), strict=True))
+
+
+def test_the_chain_ends_in_a_verdict_and_a_report(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """All stages, the same again on resumption; what was chosen is what was written."""
+    config = write_config(tmp_path / "quadmix.yaml", _tiny(settings))
+    out = tmp_path / "out"
+    ended = cuvee("run", "quadmix", config, "--out", out, "--workers", 0, "-q")
+    assert ended.status == 0, ended.stderr
+    made = read_vectors(out / "design" / "vectors.parquet")
+    assert made.run_ids[:3] == ("natural", "top-clean", "top-fluent")
+    assert made.values.shape == (14, 6 * 4)
+    found = json.loads((out / "optimum" / "found.json").read_text(encoding="utf-8"))
+    assert found["predicted_best"] <= found["predicted_top_mean"]
+    curve = json.loads((out / "optimum" / "curve.json").read_text(encoding="utf-8"))
+    for one in curve["domains"].values():
+        assert sum(one["merge"].values()) == pytest.approx(1.0)
+    verdict = json.loads((out / "verdict" / "verdict.json").read_text(encoding="utf-8"))
+    assert "union-of-tops" in json.dumps(verdict)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Quality curves" in page
+    copies = _taken(out)
+    assert set(copies.values()) <= {1, 2, 3}
+    mixture = json.loads((out / "selection" / "mixture.json").read_text(encoding="utf-8"))
+    assert mixture["n_tokens"]["realised"] == mixture["n_tokens"]["planned"]
+    again = cuvee("run", "quadmix", config, "--out", out, "--workers", 0, "-q")
+    assert again.stdout == ended.stdout
+    assert _taken(out) == copies
+
+
+def test_the_same_selection_from_another_layout(
+    settings: dict[str, object],
+    source: Path,
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """Shards divided in two and named anew give equal labels, vectors and selected documents."""
+    taken = []
+    for name in ("one", "two"):
+        pool = tmp_path / name
+        pool.mkdir()
+        for path in sorted((source / "pool").iterdir()):
+            whole = (
+                pq.read_table(path) if path.suffix == ".parquet" else json_reader.read_json(path)
+            )
+            odd = np.arange(whole.num_rows) % 2 == 1
+            parts = [whole] if name == "one" else [whole.filter(odd), whole.filter(~odd)]
+            for number, part in enumerate(parts):
+                pq.write_table(part, pool / f"{9 - number}-{path.stem}.parquet")
+        laid = {**_tiny(dict(settings)), "pool": {"shards": [str(pool)], "validation_share": 0.1}}
+        settings = {**settings, "design": {}, "search": {}}
+        config = write_config(tmp_path / f"{name}.yaml", laid)
+        out = tmp_path / f"out-{name}"
+        for verb in ("label", "design", "train", "fit", "search", "select"):
+            ended = cuvee(verb, config, "--method", "quadmix", "--out", out, "--workers", 0, "-q")
+            assert ended.status == 0, ended.stderr
+        taken.append(_taken(out))
+        vectors = read_vectors(out / "design" / "vectors.parquet").values
+        if name == "one":
+            first = vectors
+            shutil.rmtree(pool)
+        else:
+            np.testing.assert_allclose(vectors, first, atol=1e-12)
+    assert taken[0] == taken[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"criteria": {}}, "criteria is empty"),
+        ({"criteria": {"a": {"kind": "magic"}}}, "criteria.a.kind"),
+        ({"criteria": {"a": {"kind": "perplexity", "targets": ["x"]}}}, "names target 'x'"),
+        ({"phases": [0.5, 0.5]}, "phases are not searched"),
+        ({"curves": {"n_runs": 8}}, "at least 12 runs"),
+        ({"prior": {"largest_threshold": 1.5}}, "must rise within [0, 1]"),
+    ],
+)
+def test_bad_settings_are_refused(
+    change: dict[str, object],
+    message: str,
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """One clear message."""
+    config = write_config(tmp_path / "bad.yaml", {**_tiny(settings), **change})
+    ended = cuvee("run", "quadmix", config, "--out", tmp_path / "out", "--workers", 0, "-q")
+    assert ended.status == 1
+    assert message in " ".join(ended.stderr.split())
