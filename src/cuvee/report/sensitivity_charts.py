@@ -86,8 +86,9 @@ def path_objective_chart(found: Sensitivity, *, unit: str, width: float, name: s
     values = np.array([point.predicted for point in found.path])
     with house_style():
         axes = new_axes(width, _HEIGHT, (54, 14, 12, 42))
-        axes.set(xlim=limits(away), ylim=limits(np.append(values, values.min() + found.within)))
-        axes.axhspan(values.min(), values.min() + found.within, color=DRAW, alpha=0.18, linewidth=0)
+        axes.set(xlim=limits(away), ylim=limits(values))
+        top = min(float(values.min()) + found.within, axes.get_ylim()[1])
+        axes.axhspan(float(values.min()), top, color=DRAW, alpha=0.18, linewidth=0)
         axes.plot(away, values, "o-", color=ROLE_COLOURS["chosen"], linewidth=2, markersize=5)
         axes.grid(visible=True)
         even_ticks(axes.xaxis, axes.yaxis)
