@@ -120,6 +120,14 @@ class ChangeModel(Protocol):
         ...
 
 
+class MeanModel(Protocol):
+    """A fitted model that knows its means without their deviations."""
+
+    def mean(self, weights: FloatArray) -> FloatArray:
+        """Predict the means."""
+        ...
+
+
 class ConvexModel(Protocol):
     """A fitted model with derivatives."""
 
@@ -147,6 +155,13 @@ class ConvexPredictor:
     def predict(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predict the losses of mixtures: mean and sd, both (n_rows, n_targets)."""
         return self.model.predict(_without_gone(weights, self.n_gone))
+
+    def mean(self, weights: FloatArray) -> FloatArray:
+        """Predict the (n_rows, n_targets) means alone, which some models do far faster."""
+        rows = _without_gone(weights, self.n_gone)
+        if hasattr(self.model, "mean"):
+            return cast(MeanModel, self.model).mean(rows)
+        return self.model.predict(rows)[0]
 
     def slopes(self, weights: FloatArray) -> FloatArray:
         """Compute the (n_rows, n_targets, n_domains) derivatives of the means."""

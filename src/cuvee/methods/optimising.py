@@ -9,7 +9,7 @@ from cuvee.errors import InfeasibleError
 from cuvee.fit.predictor_files import ConvexPredictor, NamedPredictor
 from cuvee.randomness import stream
 from cuvee.search.constraints import Constraints
-from cuvee.search.convex import minimise_convex
+from cuvee.search.convex import ConvexAnswer, minimise_convex
 from cuvee.search.objective import Objective, Terms
 from cuvee.search.sensitivity import explore_draws, explore_exactly
 from cuvee.search.settings import SearchConfig
@@ -69,14 +69,22 @@ def find(
     """
     part = predictor.convex_part() if config.solver == "auto" else None
     if part is not None and hasattr(predictor.model, "slopes"):
-        answer, around = _exact(part, question)
-        return Found(optimum=answer, sensitivity=around, found_by="an exact convex solve")
+        answer = _exact(part, question)
+        around = explore_exactly(
+            part,
+            answer,
+            constraints=question.constraints,
+            terms=question.terms,
+            within=half_width(answer.optimum),
+        )
+        return Found(optimum=answer.optimum, sensitivity=around, found_by="an exact convex solve")
     found = {"simulation": simulate(predictor, question, config, seed, "search")}
     law = _law(part, question)
     if law is not None:
-        centre = (1.0 - _SHARE_OF_PRIOR) * _phase_means(law[0], question.constraints)
+        centre = (1.0 - _SHARE_OF_PRIOR) * _phase_means(law.optimum, question.constraints)
         near = replace(question, prior=normalise(centre + _SHARE_OF_PRIOR * question.prior))
-        about = replace(config, temperature=1.0, strengths=_NEAR)
+        fewer = max(config.n_simulated // 4, config.n_best)
+        about = replace(config, temperature=1.0, strengths=_NEAR, n_simulated=fewer)
         found["simulation about the best mixture of its convex law"] = simulate(
             predictor, near, about, seed, "near"
         )
@@ -94,7 +102,7 @@ def find(
         rng=stream(seed, "search", "around"),
     )
     if law is not None:
-        around = replace(around, prices=law[1].prices)
+        around = replace(around, prices=law.prices)
     return Found(optimum=optimum, sensitivity=around, found_by=how)
 
 
@@ -103,26 +111,18 @@ def half_width(optimum: Optimum) -> float:
     return max(0.5 * (optimum.interval[1] - optimum.interval[0]), 1e-9)
 
 
-def _exact(part: ConvexPredictor, question: Question) -> tuple[Optimum, Sensitivity]:
+def _exact(part: ConvexPredictor, question: Question) -> ConvexAnswer:
     n_phases = len(question.constraints.phases)
-    answer = minimise_convex(
+    return minimise_convex(
         part,
         question.objective,
         constraints=question.constraints,
         terms=question.terms,
         start=np.tile(question.prior / n_phases, n_phases),
     )
-    around = explore_exactly(
-        part,
-        answer,
-        constraints=question.constraints,
-        terms=question.terms,
-        within=half_width(answer.optimum),
-    )
-    return answer.optimum, around
 
 
-def _law(part: ConvexPredictor | None, question: Question) -> tuple[Optimum, Sensitivity] | None:
+def _law(part: ConvexPredictor | None, question: Question) -> ConvexAnswer | None:
     """Solve the convex law inside a model; None where there is none or it cannot keep a floor."""
     if part is None:
         return None

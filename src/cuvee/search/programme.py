@@ -43,7 +43,7 @@ class Smooth:
 
     def means(self, weights: FloatArray) -> FloatArray:
         """Predict the (n_targets,) losses."""
-        return np.asarray(self.objective.predict(_share(weights)[None, :])[0][0])
+        return np.asarray(self.objective.means(_share(weights)[None, :])[0])
 
     def slopes(self, weights: FloatArray) -> FloatArray:
         """Compute their (n_targets, n_domains) derivatives in the constraints' order."""

@@ -89,6 +89,15 @@ class PairedPredictions(NamedPredictions, Protocol):
         ...
 
 
+@runtime_checkable
+class MeanPredictions(NamedPredictions, Protocol):
+    """Predictions whose means are known without their deviations."""
+
+    def mean(self, weights: FloatArray) -> FloatArray:
+        """Predict the (n_rows, n_targets) losses of mixtures."""
+        ...
+
+
 class SmoothPredictions(NamedPredictions, Protocol):
     """Predictions whose means are convex in the weights, with their derivatives."""
 
