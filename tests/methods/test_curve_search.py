@@ -63,16 +63,16 @@ def _curve(sample: PoolSample, vector: FloatArray) -> QualityCurve:
 def test_contents_predict_better_than_parameters() -> None:
     """All are compared; what a vector makes of the pool says more than the vector."""
     ranks = compare_regressions(_measured(48), QUICK, seed=1)
-    assert len(ranks) == 6
-    assert max(ranks["induced/process"], ranks["induced/linear"]) > 0.9
-    assert max(ranks, key=lambda name: ranks[name]).startswith("induced/")
+    assert len(ranks) == 9
+    assert max(ranks["domain-contents/process"], ranks["domain-contents/linear"]) > 0.9
+    assert max(ranks, key=lambda name: ranks[name]).startswith("domain-contents/")
 
 
 def test_the_search_finds_which_criterion_helps_where() -> None:
     """Merge weights have the planted order, and the answer is truly better than the draws."""
     measured = _measured(64)
     curve, found = find_curve(
-        measured, QUICK, chosen="induced/process", prior=PRIOR, least_share=0.0, seed=1
+        measured, QUICK, chosen="domain-contents/process", prior=PRIOR, least_share=0.0, seed=1
     )
     assert curve.merge[0, 0] > 0.6
     assert curve.merge[1, 1] > 0.6
@@ -83,7 +83,7 @@ def test_the_search_finds_which_criterion_helps_where() -> None:
     assert float(str(found["predicted_best"])) <= float(str(found["predicted_top_mean"]))
     assert float(str(found["predicted"])) < float(str(found["predicted_prior_mean"]))
     again, _ = find_curve(
-        measured, QUICK, chosen="induced/process", prior=PRIOR, least_share=0.0, seed=1
+        measured, QUICK, chosen="domain-contents/process", prior=PRIOR, least_share=0.0, seed=1
     )
     np.testing.assert_array_equal(again.vector, curve.vector)
 
@@ -92,11 +92,13 @@ def test_draws_that_sample_too_little_are_left_out() -> None:
     """Every draw that counts samples the share; a share beyond the prior is refused."""
     measured = _measured(48)
     _, found = find_curve(
-        measured, QUICK, chosen="induced/linear", prior=PRIOR, least_share=0.3, seed=1
+        measured, QUICK, chosen="domain-contents/linear", prior=PRIOR, least_share=0.3, seed=1
     )
     assert 8 <= int(str(found["n_simulated"])) < QUICK.n_simulated
     with pytest.raises(InfeasibleError, match=r"Raise prior\.largest_threshold"):
-        find_curve(measured, QUICK, chosen="induced/linear", prior=PRIOR, least_share=0.9, seed=1)
+        find_curve(
+            measured, QUICK, chosen="domain-contents/linear", prior=PRIOR, least_share=0.9, seed=1
+        )
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

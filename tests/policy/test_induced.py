@@ -62,5 +62,7 @@ def test_a_sample_stands_for_the_pool() -> None:
     """A thousand documents of each domain give tokens, shares and features within a few percent."""
     whole, part = _sample(10**9).induce(_curve()), _sample(1000).induce(_curve())
     np.testing.assert_allclose(part.tokens, whole.tokens, rtol=0.05)
-    np.testing.assert_allclose(part.features(), whole.features(), atol=0.06)
-    assert len(whole.features()) == 2 + 4 + 1
+    for by_domain, n_features in ((False, 2 + 2 + 1), (True, 2 + 4 + 1)):
+        told = whole.features(by_domain=by_domain)
+        np.testing.assert_allclose(part.features(by_domain=by_domain), told, atol=0.06)
+        assert len(told) == n_features

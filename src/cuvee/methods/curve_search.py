@@ -15,7 +15,8 @@ from cuvee.policy.induced import PoolSample
 from cuvee.policy.quality_curve import QualityCurve
 from cuvee.randomness import stream
 
-Features: TypeAlias = Literal["induced", "parameters"]
+Features: TypeAlias = Literal["contents", "domain-contents", "parameters"]
+FEATURES: tuple[Features, ...] = ("contents", "domain-contents", "parameters")
 _STRIDE = 1000
 
 
@@ -33,8 +34,9 @@ class CurvesConfig:
     """Best predicted vectors averaged. QuaDMix: 10."""
     regressions: tuple[Regression, ...] = REGRESSIONS
     """Those compared by cross-validation. QuaDMix: trees."""
-    features: tuple[Features, ...] = ("induced", "parameters")
-    """What they are told: contents that a vector gives, or the vector. QuaDMix: parameters."""
+    features: tuple[Features, ...] = FEATURES
+    """What they are told: contents that a vector gives, their quality taken together or by domain,
+    or the vector. QuaDMix: parameters."""
     sample_documents: int = 500
     """Documents of each domain on which a vector's contents are computed."""
 
@@ -82,7 +84,8 @@ class MeasuredCurves:
             return np.asarray(parts.reshape(len(vectors), -1))
         rows = []
         for number, vector in enumerate(vectors):
-            rows.append(self.sample.induce(self.curve(vector)).features())
+            induced = self.sample.induce(self.curve(vector))
+            rows.append(induced.features(by_domain=kind == "domain-contents"))
             if (number + 1) % _STRIDE == 0:
                 on_progress(number + 1, len(vectors))
         return np.array(rows)
@@ -205,7 +208,7 @@ def _enough(measured: MeasuredCurves, vectors: FloatArray, least_share: float) -
 
 
 def _features_named(name: str) -> Features:
-    return "induced" if name == "induced" else "parameters"
+    return next(one for one in FEATURES if one == name)
 
 
 def _regression_named(name: str) -> Regression:

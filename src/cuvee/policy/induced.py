@@ -105,15 +105,19 @@ class Induced:
         shares: FloatArray = self.tokens / self.tokens.sum()
         return shares
 
-    def features(self) -> FloatArray:
+    def features(self, *, by_domain: bool) -> FloatArray:
         """Return what a regression of losses is told.
 
+        Args:
+            by_domain: Tell quality of each domain, not of all tokens together: more to learn from
+                the same runs, needed where a criterion means other things in other domains.
+
         Returns:
-            (n_domains + n_domains n_criteria + 1,) square roots of the shares, which spread small
-            ones; each domain's share times how much better than the pool's middle its documents
-            are by each criterion; log of the tokens.
+            (n_domains + n_criteria + 1,), or (n_domains + n_domains n_criteria + 1,) by domain:
+            square roots of the shares, which spread small ones; how much better than the pool's
+            middle the tokens are by each criterion, by domain times its share; log of the tokens.
         """
-        shares = self.shares
-        mass = shares[:, None] * (0.5 - self.quality)
+        mass = self.shares[:, None] * (0.5 - self.quality)
+        better = mass.ravel() if by_domain else mass.sum(axis=0)
         total = np.log(max(float(self.tokens.sum()), 1.0))
-        return np.concatenate([np.sqrt(shares), mass.ravel(), [total]])
+        return np.concatenate([np.sqrt(self.shares), better, [total]])
