@@ -1,23 +1,35 @@
 """Curves are compared, predicted and averaged: planted pools where the best merge is known."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cuvee.arrays import FloatArray
+from cuvee.artifacts import Json
 from cuvee.design.quality_prior import QualityPriorConfig, draw_vectors
 from cuvee.errors import ConfigError, InfeasibleError
-from cuvee.methods.curve_search import (
+from cuvee.methods.curve_fit import (
+    CurvePredictor,
     CurvesConfig,
     MeasuredCurves,
     compare_regressions,
+)
+from cuvee.methods.curve_search import (
+    CurveLimits,
+    draw_candidates,
     find_curve,
+    propose_vectors,
 )
 from cuvee.policy.induced import Induced, PoolSample
 from cuvee.policy.quality_curve import QualityCurve
 from cuvee.randomness import document_keys, stream
+from cuvee.search.constraints import Constraints
 
-PRIOR = QualityPriorConfig(largest_threshold=0.5)
-QUICK = CurvesConfig(n_runs=48, n_simulated=600, n_best=8, sample_documents=60)
+PRIOR = QualityPriorConfig(threshold="linear", largest_threshold=0.5).for_budget(0.25)
+QUICK = CurvesConfig(n_simulated=600, n_generations=3, n_best=8, sample_documents=60)
+CHOSEN = "domain-contents/process"
 
 
 def _sample() -> PoolSample:
@@ -68,12 +80,33 @@ def test_contents_predict_better_than_parameters() -> None:
     assert max(ranks, key=lambda name: ranks[name]).startswith("domain-contents/")
 
 
+def _limits(
+    *,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    least_tokens: float = 0.0,
+    least_unique: float = 0.0,
+    largest_loss: float = np.inf,
+) -> CurveLimits:
+    return CurveLimits(
+        shares=Constraints.from_bounds(
+            ("code", "essays", "web"), caps=np.ones(3), bounds=bounds or {}
+        ),
+        budget=4000.0,
+        least_tokens=least_tokens,
+        least_unique=least_unique,
+        largest_losses=np.array([largest_loss, np.inf]),
+    )
+
+
+def _find(measured: MeasuredCurves, limits: CurveLimits) -> tuple[QualityCurve, dict[str, Json]]:
+    predictor = CurvePredictor.fit(measured, CHOSEN, seed=1)
+    return find_curve(predictor, QUICK, prior=PRIOR, limits=limits, seed=1)
+
+
 def test_the_search_finds_which_criterion_helps_where() -> None:
     """Merge weights have the planted order, and the answer is truly better than the draws."""
     measured = _measured(64)
-    curve, found = find_curve(
-        measured, QUICK, chosen="domain-contents/process", prior=PRIOR, least_share=0.0, seed=1
-    )
+    curve, found = _find(measured, _limits())
     assert curve.merge[0, 0] > 0.6
     assert curve.merge[1, 1] > 0.6
     true = np.mean(_loss(measured.sample.induce(curve)))
@@ -82,23 +115,70 @@ def test_the_search_finds_which_criterion_helps_where() -> None:
     assert found["predicted"] == pytest.approx(true, abs=3 * float(str(found["predicted_sd"])))
     assert float(str(found["predicted_best"])) <= float(str(found["predicted_top_mean"]))
     assert float(str(found["predicted"])) < float(str(found["predicted_prior_mean"]))
-    again, _ = find_curve(
-        measured, QUICK, chosen="domain-contents/process", prior=PRIOR, least_share=0.0, seed=1
-    )
+    again, _ = _find(measured, _limits())
     np.testing.assert_array_equal(again.vector, curve.vector)
 
 
-def test_draws_that_sample_too_little_are_left_out() -> None:
-    """Every draw that counts samples the share; a share beyond the prior is refused."""
+def test_generations_find_better_curves_than_draws_alone() -> None:
+    """By the true loss too, not only by the predicted one."""
+    measured = _measured(64)
+    predictor = CurvePredictor.fit(measured, CHOSEN, seed=1)
+    true = []
+    for n_generations in (0, 4):
+        settings = replace(QUICK, n_generations=n_generations)
+        curve, _ = find_curve(predictor, settings, prior=PRIOR, limits=_limits(), seed=1)
+        true.append(np.mean(_loss(measured.sample.induce(curve))))
+    assert true[1] < true[0]
+
+
+def test_the_answer_keeps_shares_tokens_and_floors() -> None:
+    """Limits that hardly any draw keeps are met by recombining; the natural best breaks them."""
+    measured = _measured(64)
+    free, _ = _find(measured, _limits())
+    shares = measured.sample.induce(free).shares
+    assert not 0.55 <= shares[2] <= 0.6
+    kept, found = _find(measured, _limits(bounds={"web": (0.55, 0.6)}, least_tokens=5000.0))
+    induced = measured.sample.induce(kept)
+    assert 0.55 <= induced.shares[2] <= 0.6
+    assert induced.tokens.sum() >= 5000.0
+    assert int(str(found["n_kept"])) < 300
+    unique, _ = _find(measured, _limits(least_unique=0.95))
+    induced = measured.sample.induce(unique)
+    assert induced.unique_tokens.sum() / max(induced.tokens.sum(), 4000.0) >= 0.95
+
+
+def test_limits_that_cannot_be_are_refused() -> None:
+    """The message names the domain that is furthest off, or what to loosen."""
     measured = _measured(48)
-    _, found = find_curve(
-        measured, QUICK, chosen="domain-contents/linear", prior=PRIOR, least_share=0.3, seed=1
+    with pytest.raises(InfeasibleError, match=r"The nearest has .* of web"):
+        _find(measured, _limits(bounds={"web": (0.9999, 1.0)}))
+    with pytest.raises(InfeasibleError, match=r"raise prior\.largest_threshold"):
+        _find(measured, _limits(least_tokens=1e6))
+    with pytest.raises(InfeasibleError, match="0 of"):
+        _find(measured, _limits(largest_loss=0.5))
+
+
+def test_a_batch_goes_where_the_best_is_and_where_little_is_known() -> None:
+    """Half best, a quarter by the bound, a quarter fresh; none near another or a measured one."""
+    measured = _measured(48)
+    candidates = draw_candidates(
+        CurvePredictor.fit(measured, CHOSEN, seed=1),
+        QUICK,
+        n=600,
+        prior=PRIOR,
+        limits=_limits(bounds={"web": (0.0, 0.5)}),
+        rng=stream(1, "rounds", 0),
     )
-    assert 8 <= int(str(found["n_simulated"])) < QUICK.n_simulated
-    with pytest.raises(InfeasibleError, match=r"Raise prior\.largest_threshold"):
-        find_curve(
-            measured, QUICK, chosen="domain-contents/linear", prior=PRIOR, least_share=0.9, seed=1
-        )
+    shares = np.stack([one.shares for one in measured.induce(measured.vectors)])
+    vectors, kinds = propose_vectors(candidates, QUICK, n=8, measured=shares)
+    assert kinds == ("best",) * 4 + ("bound",) * 2 + ("draw",) * 2
+    taken = np.stack([one.shares for one in measured.induce(vectors)])
+    assert np.all(taken[:, 2] <= 0.5)
+    for place, one in enumerate(taken):
+        others = np.vstack([shares, np.delete(taken, place, axis=0)])
+        assert np.abs(others - one).sum(axis=1).min() > 0.05
+    true = [np.mean(_loss(one)) for one in measured.induce(vectors)]
+    assert np.mean(true[:4]) < np.mean(true[6:])
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

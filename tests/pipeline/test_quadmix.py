@@ -26,7 +26,10 @@ def _tiny(settings: dict[str, object]) -> dict[str, object]:
     }
     settings["curves"] = {
         "n_runs": 14,
+        "start_runs": 12,
+        "batch_size": 2,
         "n_simulated": 200,
+        "n_generations": 1,
         "n_best": 4,
         "sample_documents": 50,
         "regressions": ["linear"],
@@ -54,7 +57,9 @@ def test_the_chain_ends_in_a_verdict_and_a_report(
     assert ended.status == 0, ended.stderr
     made = read_vectors(out / "design" / "vectors.parquet")
     assert made.run_ids[:3] == ("natural", "top-clean", "top-fluent")
-    assert made.values.shape == (14, 6 * 4)
+    assert made.values.shape == (12, 6 * 4)
+    whole = read_vectors(out / "rounds" / "000" / "vectors.parquet")
+    assert whole.run_ids[12:] == ("next-012", "next-013")
     found = json.loads((out / "optimum" / "found.json").read_text(encoding="utf-8"))
     assert found["predicted_best"] <= found["predicted_top_mean"]
     curve = json.loads((out / "optimum" / "curve.json").read_text(encoding="utf-8"))
@@ -118,6 +123,9 @@ def test_the_same_selection_from_another_layout(
         ({"criteria": {"a": {"kind": "perplexity", "targets": ["x"]}}}, "names target 'x'"),
         ({"phases": [0.5, 0.5]}, "phases are not searched"),
         ({"curves": {"n_runs": 8}}, "at least 12 runs"),
+        ({"search": {"kl": 0.1}}, "Leave the other keys of search out"),
+        ({"search": {"bounds": {"news": [0.1, 0.2]}}}, "'news', which the pool does not have"),
+        ({"max_epochs": 0.5}, "at least once"),
         ({"prior": {"largest_threshold": 1.5}}, "must rise within [0, 1]"),
     ],
 )

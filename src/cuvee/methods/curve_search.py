@@ -1,215 +1,303 @@
-"""Regress losses on quality curves and average the best of many: QuaDMix's fit and search."""
+"""Look for the best quality curve, and for what to measure next: draw, predict, recombine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from cuvee.arrays import FloatArray, IntArray
+from cuvee.arrays import BoolArray, FloatArray, IntArray
 from cuvee.artifacts import Json
-from cuvee.design.quality_prior import QualityPriorConfig, draw_vectors, mean_vector
-from cuvee.errors import ConfigError, InfeasibleError
-from cuvee.fit.feature_models import REGRESSIONS, FeatureModel, Regression, held_out, mean_rank
-from cuvee.policy.induced import PoolSample
+from cuvee.design.quality_prior import (
+    QualityPriorConfig,
+    draw_vectors,
+    mean_vector,
+    recombine_vectors,
+)
+from cuvee.errors import InfeasibleError
+from cuvee.methods.curve_fit import CurvePredictor, CurvesConfig
+from cuvee.policy.induced import Induced
 from cuvee.policy.quality_curve import QualityCurve
 from cuvee.randomness import stream
+from cuvee.search.constraints import Constraints
+from cuvee.simplex import TOLERANCE
 
-Features: TypeAlias = Literal["contents", "domain-contents", "parameters"]
-FEATURES: tuple[Features, ...] = ("contents", "domain-contents", "parameters")
-_STRIDE = 1000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CurvesConfig:
-    """How many curves are measured, and how the best is looked for."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    n_runs: int = 96
-    """Proxies, the natural curve and each criterion's best among them. QuaDMix: 3,000."""
-    n_simulated: int = 20_000
-    """Vectors drawn from the prior and predicted. QuaDMix: 100,000."""
-    n_best: int = 10
-    """Best predicted vectors averaged. QuaDMix: 10."""
-    regressions: tuple[Regression, ...] = REGRESSIONS
-    """Those compared by cross-validation. QuaDMix: trees."""
-    features: tuple[Features, ...] = FEATURES
-    """What they are told: contents that a vector gives, their quality taken together or by domain,
-    or the vector. QuaDMix: parameters."""
-    sample_documents: int = 500
-    """Documents of each domain on which a vector's contents are computed."""
-
-    def __post_init__(self) -> None:
-        if self.n_runs < 12 or not 1 <= self.n_best <= self.n_simulated:
-            raise ConfigError(
-                f"n_runs is {self.n_runs}, n_best {self.n_best} and n_simulated "
-                f"{self.n_simulated}; give at least 12 runs, and keep no more vectors than drawn."
-            )
-        if not self.regressions or not self.features or self.sample_documents < 50:
-            raise ConfigError(
-                "curves needs at least one of regressions and of features, and sample_documents "
-                "of 50."
-            )
+_PARENTS = 64
+_CHILDREN = 10
+"""Vectors drawn for each child of a generation."""
+_APART = 0.05
+"""Sum of differences of shares within which two vectors of a batch are the same to a proxy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MeasuredCurves:
-    """Curves whose losses are known, and the pool they sample."""
+class CurveLimits:
+    """What the curve must keep."""
+
+    shares: Constraints
+    """Limits on domains and groups of them."""
+    budget: float
+    """Tokens of the given text that stand for the token budget; what a curve takes beyond them is
+    discarded evenly, and what it takes less is seen again."""
+    least_tokens: float
+    """Tokens a curve must take in expectation, so that no document is seen too often."""
+    least_unique: float
+    """Least tokens of documents not taken before, over the budget."""
+    largest_losses: FloatArray
+    """(n_targets,) largest predicted losses; infinite where there is no limit."""
+
+    def excess(self, contents: Sequence[Induced], losses: FloatArray) -> FloatArray:
+        """Return the (n,) amounts by which curves miss their limits; 0 where all are kept.
+
+        Args:
+            contents: (n,) what the curves take.
+            losses: (n, n_targets) predicted.
+        """
+        shares = np.stack([one.shares for one in contents])
+        tokens = np.array([float(one.tokens.sum()) for one in contents])
+        unique = np.array([float(one.unique_tokens.sum()) for one in contents])
+        missing = [
+            1.0 - tokens / max(self.least_tokens, 1e-300),
+            self.least_unique - unique / np.maximum(tokens, self.budget),
+            *(self.shares.lower - shares).T,
+            *(shares - self.shares.upper).T,
+            *(losses - self.largest_losses).T,
+        ]
+        for row in self.shares.rows:
+            value = shares @ row.coefficients
+            missing += [row.lower - value, value - row.upper]
+        beyond = np.maximum(np.stack(missing) - TOLERANCE, 0.0)
+        return np.asarray(beyond.sum(axis=0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidates:
+    """Vectors with what is predicted for them."""
 
     vectors: FloatArray
-    """(n_runs, n_parameters)"""
-    losses: FloatArray
-    """(n_runs, n_targets) bits per byte."""
-    objective: FloatArray
-    """(n_targets,) weights; sum to 1."""
-    sample: PoolSample
-    criteria: tuple[str, ...]
+    """(n, n_parameters), draws from the prior first."""
+    n_drawn: int
+    """How many are draws from the prior."""
+    mean: FloatArray
+    """(n,) predicted objective."""
+    sd: FloatArray
+    """(n,) its standard deviation, for errors of the targets that are all alike."""
+    excess: FloatArray
+    """(n,) by how much limits are missed."""
+    shares: FloatArray
+    """(n, n_domains)"""
 
-    def curve(self, vector: FloatArray) -> QualityCurve:
-        """Make a curve of a vector."""
-        return QualityCurve.of_vector(self.sample.domains, self.criteria, vector)
+    @property
+    def kept(self) -> BoolArray:
+        """(n,) where all limits are kept."""
+        return np.asarray(self.excess <= 0.0)
 
-    def features(
-        self,
-        kind: Features,
-        vectors: FloatArray,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> FloatArray:
-        """Return what a regression is told of (n, n_parameters) vectors; logarithms of lambda."""
-        n_domains, n_criteria = len(self.sample.domains), len(self.criteria)
-        if kind == "parameters":
-            parts = vectors.reshape(len(vectors), n_domains, -1).copy()
-            parts[:, :, n_criteria] = np.log(parts[:, :, n_criteria])
-            return np.asarray(parts.reshape(len(vectors), -1))
-        rows = []
-        for number, vector in enumerate(vectors):
-            induced = self.sample.induce(self.curve(vector))
-            rows.append(induced.features(by_domain=kind == "domain-contents"))
-            if (number + 1) % _STRIDE == 0:
-                on_progress(number + 1, len(vectors))
-        return np.array(rows)
+    def join(self, others: "Candidates") -> "Candidates":
+        """Put others after these."""
+        return Candidates(
+            vectors=np.vstack([self.vectors, others.vectors]),
+            n_drawn=self.n_drawn,
+            mean=np.concatenate([self.mean, others.mean]),
+            sd=np.concatenate([self.sd, others.sd]),
+            excess=np.concatenate([self.excess, others.excess]),
+            shares=np.vstack([self.shares, others.shares]),
+        )
 
 
-def compare_regressions(
-    measured: MeasuredCurves, settings: CurvesConfig, *, seed: int
-) -> dict[str, float]:
-    """Cross-validate every regression on every kind of features.
+def draw_candidates(
+    predictor: CurvePredictor,
+    settings: CurvesConfig,
+    *,
+    n: int,
+    prior: QualityPriorConfig,
+    limits: CurveLimits,
+    rng: np.random.Generator,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Candidates:
+    """Draw vectors from the prior, then recombine the best of them.
+
+    Vectors that miss a limit are worse than all that keep them, the more so the more they miss, so
+    that limits no draw keeps may still be met.
 
     Args:
-        measured: Curves and their losses.
-        settings: What is compared.
-        seed: The run's seed.
+        predictor: Fitted.
+        settings: How many generations.
+        n: Draws from the prior.
+        prior: Of the vectors.
+        limits: What the answer must keep.
+        rng: Source of all choices.
+        on_progress: Told how many vectors are done, of how many.
 
     Returns:
-        Spearman correlation of predicted and measured objective on folds left out, by
-        ``<features>/<regression>``.
+        The draws, then their children.
     """
-    ranks = {}
-    for features in settings.features:
-        rows = measured.features(features, measured.vectors)
-        for kind in settings.regressions:
-            predicted = held_out(
-                rows, measured.losses, kind=kind, rng=stream(seed, "cross-validation")
-            )
-            ranks[f"{features}/{kind}"] = mean_rank(
-                predicted @ measured.objective, measured.losses @ measured.objective
-            )
-    return ranks
+    measured = predictor.measured
+    n_domains, n_children = len(measured.sample.domains), max(n // _CHILDREN, 1)
+    total, done = n + n_children * settings.n_generations, 0
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        on_progress(min(done, total), total)
+
+    def draw(count: int) -> FloatArray:
+        return draw_vectors(
+            prior, n=count, n_domains=n_domains, n_criteria=len(measured.criteria), rng=rng
+        )
+
+    found = _judge(predictor, draw(n), limits, advance)
+    for _ in range(settings.n_generations):
+        parents = found.vectors[_best_first(found)[:_PARENTS]]
+        children = recombine_vectors(parents, draw(n_children), n_domains=n_domains, rng=rng)
+        found = found.join(_judge(predictor, children, limits, advance))
+    return found
 
 
 def find_curve(
-    measured: MeasuredCurves,
+    predictor: CurvePredictor,
     settings: CurvesConfig,
     *,
-    chosen: str,
     prior: QualityPriorConfig,
-    least_share: float,
+    limits: CurveLimits,
     seed: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[QualityCurve, dict[str, Json]]:
-    """Average the best predicted of many vectors drawn from the prior.
+    """Average the best predicted of many vectors.
+
+    The average is the answer unless it misses a limit or is predicted worse than its vectors are in
+    the mean; then the best vector is.
 
     Args:
-        measured: Curves and their losses.
+        predictor: Fitted on measured curves.
         settings: Numbers of draws.
-        chosen: ``<features>/<regression>`` to predict by.
         prior: Of the vectors.
-        least_share: Share of the pool's tokens that a vector must sample in expectation.
+        limits: What the answer must keep.
         seed: The run's seed.
-        on_progress: Told how many vectors are done.
+        on_progress: Told how many vectors are done, of how many.
 
     Returns:
-        The curve, and what is predicted for it, for the best draw, for the draws averaged and for
+        The curve, and what is predicted for it, for the best vector, for the averaged ones and for
         the prior's mean.
 
     Raises:
-        InfeasibleError: Too few vectors sample so much.
+        InfeasibleError: Too few vectors keep the limits.
 
     Source: QuaDMix (arXiv:2504.16511), section 3.3: 100,000 draws, mean of the 10 best.
     """
-    features, _, kind = chosen.partition("/")
-    model = FeatureModel.fit(
-        measured.features(_features_named(features), measured.vectors),
-        measured.losses,
-        kind=_regression_named(kind),
-        rng=stream(seed, "fit"),
-    )
-    n_domains, n_criteria = len(measured.sample.domains), len(measured.criteria)
-    vectors = draw_vectors(
-        prior,
+    measured = predictor.measured
+    candidates = draw_candidates(
+        predictor,
+        settings,
         n=settings.n_simulated,
-        n_domains=n_domains,
-        n_criteria=n_criteria,
+        prior=prior,
+        limits=limits,
         rng=stream(seed, "search"),
+        on_progress=on_progress,
     )
-    vectors = vectors[_enough(measured, vectors, least_share)]
-    if len(vectors) < settings.n_best:
-        raise InfeasibleError(
-            f"{len(vectors)} of {settings.n_simulated} drawn vectors sample the {least_share:.1%} "
-            "of the pool that the token budget needs. Raise prior.largest_threshold or max_epochs, "
-            "or lower target_tokens."
-        )
-
-    def predict(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
-        told = measured.features(_features_named(features), rows, on_progress)
-        mean, sd = model.predict(told)
-        return mean @ measured.objective, sd @ measured.objective
-
-    objective, _ = predict(vectors)
-    order = np.argsort(objective, kind="stable")[: settings.n_best]
-    ends = np.stack(
-        [
-            mean_vector(prior, rows, n_domains=n_domains, n_criteria=n_criteria)
-            for rows in (vectors[order], vectors)
-        ]
-    )
-    predicted, sd = predict(ends)
-    curve = measured.curve(ends[0])
+    order = _best_first(candidates)[: settings.n_best]
+    if not candidates.kept[order].all():
+        raise InfeasibleError(_too_few(candidates, limits, measured.sample.domains))
+    best, drawn = candidates.vectors[order], candidates.vectors[: candidates.n_drawn]
+    sizes = {"n_domains": len(measured.sample.domains), "n_criteria": len(measured.criteria)}
+    ends = np.stack([mean_vector(prior, rows, **sizes) for rows in (best, drawn)])
+    judged = _judge(predictor, np.vstack([ends, best[:1]]), limits, lambda done: None)
+    top_mean = float(candidates.mean[order].mean())
+    averaged = bool(judged.kept[0]) and float(judged.mean[0]) <= top_mean
+    taken = 0 if averaged else 2
+    curve = measured.curve(judged.vectors[taken])
     induced = measured.sample.induce(curve)
     return curve, {
-        "predictor": chosen,
-        "predicted_best": float(objective[order[0]]),
-        "predicted_top_mean": float(objective[order].mean()),
-        "predicted": float(predicted[0]),
-        "predicted_sd": float(sd[0]),
-        "predicted_prior_mean": float(predicted[1]),
-        "n_simulated": len(vectors),
+        "predicted": float(judged.mean[taken]),
+        "predicted_sd": float(judged.sd[taken]),
+        "taken": "average" if averaged else "best",
+        "predicted_best": float(candidates.mean[order[0]]),
+        "predicted_top_mean": top_mean,
+        "predicted_average": float(judged.mean[0]),
+        "predicted_prior_mean": float(judged.mean[1]),
+        "n_simulated": len(candidates.mean),
+        "n_kept": int(candidates.kept.sum()),
         "tokens": float(induced.tokens.sum()),
         "unique_tokens": float(induced.unique_tokens.sum()),
         "shares": dict(zip(measured.sample.domains, induced.shares.tolist(), strict=True)),
     }
 
 
-def _enough(measured: MeasuredCurves, vectors: FloatArray, least_share: float) -> IntArray:
-    pool = measured.sample.pool_tokens / measured.sample.pool_tokens.sum()
-    shares = np.array([measured.curve(vector).token_shares for vector in vectors])
-    return np.flatnonzero(shares @ pool >= least_share)
+def propose_vectors(
+    candidates: Candidates,
+    settings: CurvesConfig,
+    *,
+    n: int,
+    measured: FloatArray,
+) -> tuple[FloatArray, tuple[str, ...]]:
+    """Choose what to measure next among candidates that keep the limits.
+
+    Args:
+        candidates: From `draw_candidates`.
+        settings: How far to look beyond the prediction.
+        n: Vectors to choose.
+        measured: (n_runs, n_domains) shares of curves measured so far.
+
+    Returns:
+        (at most n, n_parameters) vectors, and why each: ``best``, ``bound`` or ``draw``.
+    """
+    n_best, n_bound = n - n // 2, n // 4
+    taken: list[int] = []
+    kinds: list[str] = []
+    bound = candidates.mean - settings.exploration * candidates.sd
+    fresh = np.arange(len(candidates.mean)) < candidates.n_drawn
+    plan = [("best", candidates.mean, n_best), ("bound", bound, n_bound)]
+    plan += [("draw", np.where(fresh, 0.0, np.inf), n - n_best - n_bound)]
+    free = candidates.kept & (_nearest(candidates.shares, measured) > _APART)
+    for kind, score, count in plan:
+        for _ in range(count):
+            row = int(np.argmin(np.where(free, score, np.inf)))
+            if not (free[row] and np.isfinite(score[row])):
+                break
+            taken.append(row)
+            kinds.append(kind)
+            free &= np.abs(candidates.shares - candidates.shares[row]).sum(axis=1) > _APART
+    return candidates.vectors[taken], tuple(kinds)
 
 
-def _features_named(name: str) -> Features:
-    return next(one for one in FEATURES if one == name)
+def _judge(
+    predictor: CurvePredictor,
+    vectors: FloatArray,
+    limits: CurveLimits,
+    on_progress: Callable[[int], None],
+) -> Candidates:
+    contents = predictor.measured.induce(vectors, on_progress)
+    mean, sd = predictor.predict(vectors, contents)
+    return Candidates(
+        vectors=vectors,
+        n_drawn=len(vectors),
+        mean=mean @ predictor.measured.objective,
+        sd=sd @ predictor.measured.objective,
+        excess=limits.excess(contents, mean),
+        shares=np.stack([one.shares for one in contents]),
+    )
 
 
-def _regression_named(name: str) -> Regression:
-    return next(one for one in REGRESSIONS if one == name)
+def _best_first(candidates: Candidates) -> IntArray:
+    return np.lexsort((candidates.mean, candidates.excess))
+
+
+def _nearest(shares: FloatArray, others: FloatArray) -> FloatArray:
+    nearest = np.full(len(shares), np.inf)
+    for other in others:
+        nearest = np.minimum(nearest, np.abs(shares - other).sum(axis=1))
+    return nearest
+
+
+def _too_few(candidates: Candidates, limits: CurveLimits, domains: tuple[str, ...]) -> str:
+    shares = candidates.shares[int(np.argmin(candidates.excess))]
+    off = np.maximum(limits.shares.lower - shares, shares - limits.shares.upper)
+    worst = int(np.argmax(off))
+    nearest = (
+        f"The nearest has {shares[worst]:.1%} of {domains[worst]}. "
+        if off[worst] > TOLERANCE
+        else ""
+    )
+    return (
+        f"{int(candidates.kept.sum())} of {len(candidates.mean)} drawn and recombined curves keep "
+        f"the limits (a sample of {limits.least_tokens:,.0f} tokens of the given text, shares, "
+        f"unique tokens, floors). {nearest}Loosen the limits, raise prior.largest_threshold, or "
+        "lower target_tokens."
+    )

@@ -61,9 +61,11 @@ QUADMIX_PAPER: Mapping[str, Any] = {
         "learning_rate": 4e-4,
         "repetition_matched": False,
     },
-    "prior": {"steepness": "linear", "largest_threshold": 0.1},
+    "prior": {"steepness": "linear", "threshold": "linear", "largest_threshold": 0.1},
     "curves": {
         "n_runs": 3000,
+        "start_runs": 3000,
+        "n_generations": 0,
         "n_simulated": 100_000,
         "n_best": 10,
         "regressions": ["trees"],

@@ -26,23 +26,13 @@ from cuvee.errors import ConfigError
 from cuvee.executors import one_thread
 from cuvee.methods import chain, curves, judging, measure
 from cuvee.methods.chain import ChainConfig, open_stores
-from cuvee.methods.curve_search import (
-    CurvesConfig,
-    MeasuredCurves,
-    compare_regressions,
-    find_curve,
-)
+from cuvee.methods.curve_fit import CurvePredictor, CurvesConfig, compare_regressions
+from cuvee.methods.curve_search import CurveLimits, find_curve
+from cuvee.methods.curve_study import VECTORS, CurveStudy, first_vectors, last_vectors
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared
 from cuvee.methods.presets import QUADMIX_PAPER
-from cuvee.methods.quality import (
-    NORMALISED,
-    CriterionConfig,
-    Quality,
-    label_quality,
-    read_quality,
-)
-from cuvee.policy.induced import PoolSample
+from cuvee.methods.quality import NORMALISED, CriterionConfig, label_quality, read_quality
 from cuvee.policy.mixture import Mixture
 from cuvee.policy.quality_curve import (
     QualityCurve,
@@ -53,16 +43,16 @@ from cuvee.policy.quality_curve import (
 from cuvee.policy.ranks import Normalisation
 from cuvee.policy.sampling import discard, draw_copies
 from cuvee.proxy.spec import TrainingSpec
-from cuvee.proxy.sweep import training_spec
-from cuvee.randomness import integer_seed, stream
+from cuvee.randomness import stream
+from cuvee.search.settings import SearchConfig
 from cuvee.select.budget import SelectionPlan
 from cuvee.select.write import SelectionSource, write_selection
 from cuvee.simplex import normalise
-from cuvee.tables.runs import read_runs
-from cuvee.tables.vectors import Vectors, read_vectors, write_vectors
+from cuvee.tables.runs import Runs, read_runs
+from cuvee.tables.vectors import Vectors, write_vectors
 
 CHOSEN = "chosen"
-VECTORS, SCORES = "vectors.parquet", "scores.json"
+SCORES = "scores.json"
 _CURVE, _FOUND = "curve.json", "found.json"
 
 
@@ -96,11 +86,19 @@ class QuaDMixConfig(ChainConfig):
             raise ConfigError("criterion 'domain' has the name of the domains' label; rename it.")
         if len(self.phases) > 1:
             raise ConfigError("phases are not searched over quality curves; leave them out.")
-        if self.curves.n_runs < len(self.criteria) + 8:
+        least = len(self.criteria) + 8
+        if min(self.curves.n_runs, self.curves.start_runs) < least:
             raise ConfigError(
-                f"curves.n_runs is {self.curves.n_runs}; with {len(self.criteria)} criteria give "
-                f"at least {len(self.criteria) + 8}."
+                f"curves.n_runs is {self.curves.n_runs} and start_runs {self.curves.start_runs}; "
+                f"with {len(self.criteria)} criteria give at least {least}."
             )
+        kept = replace(self.search, bounds={}, groups=(), floors={})
+        if kept != SearchConfig():
+            raise ConfigError(
+                "quadmix keeps search.bounds, search.groups and search.floors; how curves are "
+                "looked for stands under curves. Leave the other keys of search out."
+            )
+        self.prior.for_budget(1.0, max_epochs=self.max_epochs)
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> QuaDMixConfig:
@@ -125,22 +123,24 @@ def label(settings: QuaDMixConfig, job: Job) -> None:
 
 
 def design(settings: QuaDMixConfig, job: Job) -> None:
-    """Draw the vectors to be measured."""
-    prepared = open_stores(settings, job)
-    folder = job.folder("design")
-    if artifacts.is_done(folder):
+    """Choose the vectors to be measured first."""
+    shared = study(settings, job)
+    if artifacts.is_done(job.folder("design")):
         return
-    quality = read_quality(job.folder("quality"))
+    prepared, quality = shared.prepared, shared.quality
     domains, criteria = prepared.store.domains, quality.criteria
-    budget = chain.target_tokens(settings, prepared)
     rows = {"natural": curves.natural_curve(domains, criteria)}
     for column, name in enumerate(criteria):
         rows[f"top-{name}"] = curves.top_curve(
-            prepared.store, quality.normalised, criteria, column, given(prepared, budget)
+            prepared.store,
+            quality.normalised,
+            criteria,
+            column,
+            given(prepared, shared.target_tokens),
         )
-    n_drawn = settings.curves.n_runs - len(rows)
+    n_drawn = min(settings.curves.start_runs, settings.curves.n_runs) - len(rows)
     drawn = draw_vectors(
-        _prior(settings, prepared),
+        shared.prior,
         n=n_drawn,
         n_domains=len(domains),
         n_criteria=len(criteria),
@@ -153,7 +153,7 @@ def design(settings: QuaDMixConfig, job: Job) -> None:
         values=np.vstack([*(curve.vector for curve in rows.values()), drawn]),
     )
     with artifacts.writing(
-        folder,
+        job.folder("design"),
         stage="design",
         settings=config.dump(settings.prior),
         seed=settings.seed,
@@ -163,24 +163,22 @@ def design(settings: QuaDMixConfig, job: Job) -> None:
 
 
 def train(settings: QuaDMixConfig, job: Job) -> None:
-    """Train a proxy on what each vector samples."""
-    prepared = open_stores(settings, job)
+    """Train a proxy on what each vector samples, later ones where earlier ones point."""
+    shared = study(settings, job)
     with job.stage("train"):
-        specs = sweep_specs(settings, job, prepared)
-        runs = measure.measure(job, "train proxies", specs, job.folder("sweep"), prepared)
+        _, runs = shared.measure_in_rounds(first_vectors(job))
         measure.write_measured(job, runs, seed=settings.seed, sweep=job.folder("sweep"))
 
 
 def fit(settings: QuaDMixConfig, job: Job) -> None:
     """Compare regressions on folds left out and write which ranks the objective best."""
-    prepared = open_stores(settings, job)
+    shared = study(settings, job)
     folder = job.folder("predictor")
     if artifacts.is_done(folder):
         return
     with job.stage("fit"), one_thread():
-        ranks = compare_regressions(
-            _measured(settings, job, prepared), settings.curves, seed=settings.seed
-        )
+        measured = shared.measured(last_vectors(job), _read_measured(job))
+        ranks = compare_regressions(measured, settings.curves, seed=settings.seed)
     with artifacts.writing(
         folder,
         stage="fit",
@@ -193,22 +191,21 @@ def fit(settings: QuaDMixConfig, job: Job) -> None:
 
 
 def search(settings: QuaDMixConfig, job: Job) -> None:
-    """Average the best predicted of many drawn vectors."""
-    prepared = open_stores(settings, job)
+    """Average the best predicted of many drawn and recombined vectors."""
+    shared = study(settings, job)
     folder = job.folder("optimum")
     if artifacts.is_done(folder):
         return
     with job.stage("search"), one_thread():
         scores = cast(dict[str, str], artifacts.read_json(job.folder("predictor") / SCORES))
-        wanted = given(prepared, chain.target_tokens(settings, prepared))
+        measured = shared.measured(last_vectors(job), _read_measured(job))
         curve, found = find_curve(
-            _measured(settings, job, prepared),
+            CurvePredictor.fit(measured, scores["chosen"], seed=settings.seed),
             settings.curves,
-            chosen=scores["chosen"],
-            prior=_prior(settings, prepared),
-            least_share=wanted / int(prepared.statistics.n_tokens.sum()) / settings.max_epochs,
+            prior=shared.prior,
+            limits=shared.limits,
             seed=settings.seed,
-            on_progress=lambda done, total: job.progress("search", done, total, ""),
+            on_progress=shared.progress("search"),
         )
     with artifacts.writing(
         folder,
@@ -218,7 +215,7 @@ def search(settings: QuaDMixConfig, job: Job) -> None:
         inputs={"predictor": artifacts.digest_of(job.folder("predictor"))},
     ) as aside:
         artifacts.write_json(aside / _CURVE, curve.to_json())
-        artifacts.write_json(aside / _FOUND, found)
+        artifacts.write_json(aside / _FOUND, {"predictor": scores["chosen"], **found})
 
 
 def select(settings: QuaDMixConfig, job: Job) -> None:
@@ -303,6 +300,44 @@ def rival_curves(
     return {CHOSEN: (read_curve(job),), **others}
 
 
+def study(settings: QuaDMixConfig, job: Job) -> CurveStudy:
+    """Gather what design, measurement, fit and search share.
+
+    Raises:
+        InfeasibleError: Limits and supply leave no shares.
+    """
+    prepared = open_stores(settings, job)
+    budget = chain.target_tokens(settings, prepared)
+    pool = int(prepared.statistics.available_tokens.sum())
+    most = chain.floors(settings, prepared)
+    prior = settings.prior.for_budget(budget / pool, max_epochs=settings.max_epochs)
+    wanted = float(given(prepared, budget))
+    return CurveStudy(
+        job=job,
+        prepared=prepared,
+        quality=read_quality(job.folder("quality")),
+        settings=settings.curves,
+        prior=prior,
+        limits=CurveLimits(
+            shares=chain.constraints(settings, prepared),
+            budget=wanted,
+            least_tokens=wanted * min(prior.most_copies / settings.max_epochs, 1.0),
+            least_unique=settings.curves.least_unique,
+            largest_losses=np.array([most.get(name, np.inf) for name in prepared.objective_names]),
+        ),
+        proxy=settings.proxy,
+        target_tokens=budget,
+        seed=settings.seed,
+    )
+
+
+def given(prepared: Prepared, budget: int) -> int:
+    """Return the tokens of the given text that stand for a budget of the real pool."""
+    statistics = prepared.statistics
+    share = budget / int(statistics.available_tokens.sum())
+    return round(min(share, 1.0) * int(statistics.n_tokens.sum()))
+
+
 def read_curve(job: Job) -> QualityCurve:
     """Read the finished search's answer."""
     folder = artifacts.require(job.folder("optimum"), made_by="cuvee search")
@@ -313,71 +348,6 @@ def read_found(job: Job) -> Mapping[str, Json]:
     """Read what was predicted for the search's answer, and beside it."""
     folder = artifacts.require(job.folder("optimum"), made_by="cuvee search")
     return cast(Mapping[str, Json], artifacts.read_json(folder / _FOUND))
-
-
-def given(prepared: Prepared, budget: int) -> int:
-    """Return the tokens of the given text that stand for a budget of the real pool."""
-    statistics = prepared.statistics
-    share = budget / int(statistics.available_tokens.sum())
-    return round(min(share, 1.0) * int(statistics.n_tokens.sum()))
-
-
-def sweep_specs(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> dict[str, TrainingSpec]:
-    """Describe every run of the design."""
-    quality = read_quality(job.folder("quality"))
-    made = read_vectors(artifacts.require(job.folder("design"), made_by="cuvee design") / VECTORS)
-    inputs = measure.sweep_inputs(
-        job, prepared, settings.proxy, target_tokens=chain.target_tokens(settings, prepared)
-    )
-    rate = measure.learning_rate(job, prepared, settings.proxy, inputs, seed=settings.seed)
-    run_seed = integer_seed(stream(settings.seed, "proxy"))
-    path = str(job.folder("quality") / NORMALISED)
-    specs = {}
-    for run_id, vector in zip(made.run_ids, made.values, strict=True):
-        curve = QualityCurve.of_vector(prepared.store.domains, quality.criteria, vector)
-        spec = training_spec(
-            settings.proxy,
-            inputs,
-            curves.expected_mixture(prepared.store, quality.normalised, (curve,)),
-            seed=settings.seed,
-            run_seed=run_seed,
-            learning_rate=rate,
-        )
-        specs[run_id] = replace(spec, curve=curve.to_json(), quality=path)
-    return specs
-
-
-def _measured(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> MeasuredCurves:
-    made = read_vectors(job.folder("design") / VECTORS)
-    runs = read_runs(artifacts.require(job.folder("runs"), made_by="cuvee train") / "runs.parquet")
-    kept = ~runs.diverged
-    quality = read_quality(job.folder("quality"))
-    return MeasuredCurves(
-        vectors=made.values[kept],
-        losses=measure.objective_losses(runs, prepared)[kept],
-        objective=prepared.objective,
-        sample=_sample(settings, prepared, quality),
-        criteria=quality.criteria,
-    )
-
-
-def _sample(settings: QuaDMixConfig, prepared: Prepared, quality: Quality) -> PoolSample:
-    store = prepared.store
-    train = np.flatnonzero(store.side == 0)
-    return PoolSample.choose(
-        store.domains,
-        keys=store.keys[train],
-        domain=store.domain[train].astype(np.int64),
-        n_tokens=store.n_tokens[train],
-        normalised=quality.normalised[train],
-        most=settings.curves.sample_documents,
-        seed=settings.seed,
-    )
-
-
-def _prior(settings: QuaDMixConfig, prepared: Prepared) -> QualityPriorConfig:
-    pool = int(prepared.statistics.available_tokens.sum())
-    return settings.prior.for_budget(chain.target_tokens(settings, prepared) / pool)
 
 
 def _copies(
@@ -403,3 +373,7 @@ def _copies(
         drawn, store.n_tokens[train], store.keys[train], quota=budget, seed=settings.seed
     )
     return copies
+
+
+def _read_measured(job: Job) -> Runs:
+    return read_runs(artifacts.require(job.folder("runs"), made_by="cuvee train") / "runs.parquet")

@@ -11,6 +11,7 @@ from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.corpus.scan import read_index
 from cuvee.methods import chain, curves, findings, judging, planning, quadmix
+from cuvee.methods.curve_study import describe_rounds, last_vectors
 from cuvee.methods.job import Job
 from cuvee.methods.planning import Part
 from cuvee.methods.quadmix import QuaDMixConfig
@@ -24,7 +25,6 @@ from cuvee.simplex import normalise
 from cuvee.tables.design import Design
 from cuvee.tables.optimum import Optimum
 from cuvee.tables.runs import read_runs
-from cuvee.tables.vectors import read_vectors
 
 _NORMAL_90 = 1.6448536269514722
 _POINTS = 401
@@ -54,7 +54,7 @@ def content(settings: QuaDMixConfig, job: Job) -> ReportContent:
     for name, weights in judging.named_mixtures(settings.validate, prepared.store.domains).items():
         rivals[name] = Mixture.flat(prepared.store.domains, weights)
     runs = read_runs(job.folder("runs") / "runs.parquet")
-    vectors = read_vectors(job.folder("design") / quadmix.VECTORS)
+    vectors = last_vectors(job)
     found = quadmix.read_found(job)
     budget = chain.target_tokens(settings, prepared)
     measured = findings.gather_measured(
@@ -164,12 +164,14 @@ def _notes(job: Job, found: Mapping[str, Json], budget: int) -> tuple[str, ...]:
     return (
         f"Chosen by {scores['chosen']}; rank correlation of held-out predictions of the objective: "
         f"{told}.",
-        f"Predicted by the proxies' regression: the best of {found['n_simulated']} drawn curves "
-        f"{found['predicted_best']:.4f}, the best averaged {found['predicted_top_mean']:.4f}, "
-        f"their average {found['predicted']:.4f} (chosen), the prior's mean "
-        f"{found['predicted_prior_mean']:.4f} bits per byte.",
+        f"Predicted by the proxies' regression: the best of {found['n_simulated']} drawn and "
+        f"recombined curves {found['predicted_best']:.4f}, the best averaged "
+        f"{found['predicted_top_mean']:.4f}, their average "
+        f"{found['predicted_average']:.4f}, the prior's mean "
+        f"{found['predicted_prior_mean']:.4f} bits per byte. Chosen: the {found['taken']}.",
         f"The chosen curve samples {tokens:,.0f} tokens of the given text, {unique:,.0f} of them "
         f"unique, for a budget of {budget:,}.",
+        *describe_rounds(job),
     )
 
 
