@@ -5,6 +5,7 @@ from typing import Any
 
 REGMIX_PAPER: Mapping[str, Any] = {
     "max_epochs": 15.0,
+    "runs": "design",
     "design": {"n_runs": 512},
     "proxy": {
         "size": "1m",

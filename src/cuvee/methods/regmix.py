@@ -43,10 +43,11 @@ class RegMixConfig(ChainConfig):
 
     preset: Literal["default", "paper"] = "default"
     """paper: the paper's own settings wherever the file is silent."""
-    runs: Literal["design", "auto"] = "design"
+    runs: Literal["design", "auto"] | None = None
     """design: all mixtures are chosen beforehand. auto: `start_runs` are, to tell most about all
     others; then batches are added where the predictor expects most, until it expects little, or
-    there are `design.n_runs`."""
+    there are `design.n_runs`. None: auto where there may be more than `start_runs`, in one phase
+    and without `reuse`. RegMix: design."""
     start_runs: int = 16
     """Runs measured before the first choice, with `runs: auto`."""
     sequential: SequentialConfig = field(default_factory=SequentialConfig)
@@ -72,6 +73,14 @@ class RegMixConfig(ChainConfig):
                 f"start_runs is {self.start_runs}; it must lie in 6 to design.n_runs "
                 f"({self.design.n_runs}), the most runs in all."
             )
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether mixtures are chosen as runs come in."""
+        if self.runs is not None:
+            return self.runs == "auto"
+        simple = len(self.phases) == 1 and self.reuse is None
+        return simple and 6 <= self.start_runs < self.design.n_runs
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RegMixConfig:
@@ -108,7 +117,7 @@ def design(settings: RegMixConfig, job: Job) -> None:
     statistics = prepared.statistics
     own = {name.split("/", 1)[1]: domains for name, domains in prepared.own_domains.items()}
     limits, rng = chain.caps(settings, prepared), stream(settings.seed, "design")
-    if settings.runs == "auto":
+    if settings.in_rounds:
         start = {**asdict(settings.design), "n_runs": settings.start_runs}
         made = i_optimal_design(
             statistics.domains,
@@ -146,7 +155,7 @@ def train(settings: RegMixConfig, job: Job) -> None:
         if settings.reuse is not None:
             _train_reuse(settings, job, prepared)
             return
-        if settings.runs == "auto":
+        if settings.in_rounds:
             _, runs = rounds.measure_in_rounds(
                 job,
                 lambda made: sweep_specs(settings, job, prepared, made),
@@ -201,7 +210,7 @@ STEPS: Mapping[str, Callable[[RegMixConfig, Job], None]] = {
 
 
 def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
-    """Plan and cost; what `reuse` spares is known only when the design is made."""
+    """Plan and cost the most runs; what `reuse` or rounds spare is known only later."""
     proxy, n_runs = settings.proxy, settings.design.n_runs
     if settings.reuse is not None and artifacts.is_done(job.folder("design")):
         n_runs = sum(kind != REUSED for kind in chain.read_made_design(job).kinds)
