@@ -2,17 +2,19 @@
 
 import gzip
 import json
+import math
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from cuvee.corpus.read import DocumentBatch, PoolConfig, list_shards, read_batches
+from cuvee.corpus.read import DocumentBatch, PoolConfig, has_column, list_shards, read_batches
 from cuvee.corpus.streams import bounded_lines
 from cuvee.errors import DataError
 
@@ -367,3 +369,79 @@ def test_lines_join_over_chunks() -> None:
         (2, None, 11, True),
         (3, b"rs", 2, False),
     ]
+
+
+def _numbers(path: Path, content: pa.Table | bytes, name: str) -> list[float]:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        pq.write_table(content, path)
+    config = PoolConfig(shards=(str(path),))
+    (shard,) = list_shards(config)
+    assert has_column(shard, name)
+    found = [batch.numbers for batch in read_batches(shard, config, number=name)]
+    return [value for one in found if one is not None for value in one.tolist()]
+
+
+def test_a_column_of_numbers_is_read_beside_the_text(tmp_path: Path) -> None:
+    """Plain, in a group or under a name with a dot; missing and null are NaN, rejects are not."""
+    table = pa.table(
+        {
+            "id": ["a", "b", "c", "d"],
+            "text": ["one", "two", " ", "four"],
+            "domain": ["web"] * 4,
+            "meta": [{"edu": 1}, {"edu": None}, {"edu": 3}, None],
+            "meta.toxic": [0.25, math.nan, 0.5, 0.75],
+        }
+    )
+    lines = b"".join(
+        json.dumps({key: value for key, value in row.items() if value is not None}).encode() + b"\n"
+        for row in table.to_pylist()
+    )
+    for name, content in (("a.parquet", table), ("a.jsonl", lines)):
+        np.testing.assert_equal(
+            _numbers(tmp_path / name, content, "meta.edu"), [1.0, math.nan, math.nan]
+        )
+        np.testing.assert_equal(
+            _numbers(tmp_path / name, content, "meta.toxic"), [0.25, math.nan, 0.75]
+        )
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ('"high"', "the string 'high'"),
+        ("true", "the boolean True"),
+        ("1e999", "the number inf"),
+        ("[1]", "an array"),
+        ("1" + "0" * 400, "the number 1000"),
+    ],
+)
+def test_other_things_are_no_numbers(tmp_path: Path, value: str, found: str) -> None:
+    """The shard is refused, naming the row: the document itself is sound."""
+    line = f'{{"id": "a", "text": "b", "domain": "c", "edu": {value}}}\n'.encode()
+    with pytest.raises(DataError) as caught:
+        _numbers(tmp_path / "a.jsonl", line, "edu")
+    assert str(caught.value).startswith(f"shard {tmp_path / 'a.jsonl'}, row 0: 'edu' is {found}")
+    assert str(caught.value).endswith(
+        "; it must be a finite number, or missing. Repair the column."
+    )
+
+
+def test_a_missing_column_of_numbers_is_named(tmp_path: Path) -> None:
+    """In Parquet by its schema, by type too; text files have none."""
+    _write_parquet(tmp_path / "a.parquet")
+    (tmp_path / "b.txt").write_text("text", encoding="utf-8")
+    config = PoolConfig(shards=(str(tmp_path / "a.parquet"),))
+    (shard,) = list_shards(config)
+    assert not has_column(shard, "edu")
+    assert not has_column(shard, "text.edu")
+    with pytest.raises(DataError, match=r"has no column 'edu'; its columns are id, text, domain\."):
+        list(read_batches(shard, config, number="edu"))
+    with pytest.raises(DataError, match="column 'text' holds string; it must hold numbers"):
+        list(read_batches(shard, config, number="text"))
+    config = PoolConfig(shards=(str(tmp_path / "b.txt"),), format="text", domain_from="file")
+    (shard,) = list_shards(config)
+    assert not has_column(shard, "edu")
+    with pytest.raises(DataError, match="is of text files, which have no column 'edu'"):
+        read_batches(shard, config, number="edu")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cuvee.corpus.pool import DEFAULT_ID, PoolConfig, Shard, list_shards
@@ -17,6 +18,7 @@ __all__ = [
     "Reason",
     "Reject",
     "Shard",
+    "has_column",
     "list_shards",
     "read_batches",
 ]
@@ -26,7 +28,9 @@ _READ_BYTES = 4 * 2**20
 _MAX_ROWS = 256
 
 
-def read_batches(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
+def read_batches(
+    shard: Shard, config: PoolConfig, *, number: str | None = None
+) -> Iterator[DocumentBatch]:
     """Read a shard's documents in order, in batches of about 8 MiB of text or one document.
 
     A batch may hold rejects only. What was yielded counts only once the iterator has ended without
@@ -35,20 +39,44 @@ def read_batches(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
     Args:
         shard: From `list_shards`.
         config: Its pool.
+        number: Column of numbers to be read too; ``a.b`` is field b of a group column a, unless a
+            column has that very name. Which rows are documents does not depend on it.
 
     Yields:
         Batches; each row of the shard is in exactly one, as a document or as a reject. Blank lines
         of a JSONL file are no rows.
 
     Raises:
-        DataError: The shard is missing, truncated, damaged, or lacks a column.
+        DataError: The shard is missing, truncated, damaged, or lacks a column, or the column of
+            numbers holds something else.
     """
+    if number is not None and shard.format == "text":
+        raise DataError(
+            f"shard {shard.url} is of text files, which have no column {number!r}. Give the pool "
+            "as Parquet or JSON lines."
+        )
     readers = {"parquet": _read_parquet, "jsonl": _read_jsonl, "text": _read_text}
-    return readers[shard.format](shard, config)
+    return readers[shard.format](shard, config, number)
 
 
-def _read_jsonl(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
-    gatherer = Gatherer(shard, config)
+def has_column(shard: Shard, name: str) -> bool:
+    """Tell whether a shard may hold a column: always for JSON lines, never for text files.
+
+    Args:
+        shard: From `list_shards`.
+        name: The column; ``a.b`` as for `read_batches`.
+
+    Raises:
+        DataError: The shard is missing or damaged.
+    """
+    if shard.format != "parquet":
+        return shard.format == "jsonl"
+    with opened(shard.url) as source:
+        return _find_type(pq.ParquetFile(source).schema_arrow, name) is not None
+
+
+def _read_jsonl(shard: Shard, config: PoolConfig, number: str | None) -> Iterator[DocumentBatch]:
+    gatherer = Gatherer(shard, config, number)
     with decompressed(shard.url) as stream:
         for line in bounded_lines(stream, max_bytes=config.max_document_bytes):
             try:
@@ -57,7 +85,7 @@ def _read_jsonl(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
                 gatherer.reject(line.number, error.reason, error.detail)
             else:
                 if record is not None:
-                    gatherer.add(line.number, **_json_fields(record, config))
+                    gatherer.add(line.number, **_json_fields(record, config, number))
             yield from gatherer.full()
     yield from gatherer.rest()
 
@@ -93,17 +121,28 @@ def _parse_line(line: Line, shard: Shard, config: PoolConfig) -> dict[str, objec
     return record
 
 
-def _json_fields(record: dict[str, object], config: PoolConfig) -> dict[str, object]:
+def _json_fields(
+    record: dict[str, object], config: PoolConfig, number: str | None
+) -> dict[str, object]:
     wanted = {
         "text": config.text,
         "id": config.id,
         "domain": config.domain,
         "group": config.group,
     }
-    return {
+    fields = {
         field: MISSING if name is None else record.get(name, MISSING)
         for field, name in wanted.items()
     }
+    return fields if number is None else {**fields, "number": _nested(record, number)}
+
+
+def _nested(record: dict[str, object], name: str) -> object:
+    """Return the value under a name, or that of field b of the object under a for ``a.b``."""
+    found: object = record
+    for part in (name,) if name in record else name.split("."):
+        found = found.get(part, MISSING) if isinstance(found, dict) else MISSING
+    return found
 
 
 def _is_cut_off(error: json.JSONDecodeError) -> bool:
@@ -125,7 +164,7 @@ def _json_kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _read_text(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
+def _read_text(shard: Shard, config: PoolConfig, _: str | None) -> Iterator[DocumentBatch]:
     gatherer = Gatherer(shard, config)
     for row, url in enumerate(shard.files, start=shard.first_row):
         with decompressed(url) as stream:
@@ -143,8 +182,8 @@ def _read_text(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
     yield from gatherer.rest()
 
 
-def _read_parquet(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
-    gatherer = Gatherer(shard, config)
+def _read_parquet(shard: Shard, config: PoolConfig, number: str | None) -> Iterator[DocumentBatch]:
+    gatherer = Gatherer(shard, config, number)
     row = 0
     with opened(shard.url) as source:
         # Buffered and not pre-fetched: a row group's column is decoded page by page.
@@ -152,6 +191,8 @@ def _read_parquet(shard: Shard, config: PoolConfig) -> Iterator[DocumentBatch]:
             source, buffer_size=2**20, pre_buffer=False, page_checksum_verification=True
         )
         columns = _parquet_columns(file, shard, config)
+        if number is not None:
+            columns["number"] = _number_column(file, shard, number)
         for batch in _parquet_batches(file, columns, config):
             for values in zip(*batch, strict=True):
                 gatherer.add(row, **{**_NO_FIELDS, **dict(zip(columns, values, strict=True))})
@@ -171,7 +212,7 @@ def _parquet_batches(
             columns=sorted(set(columns.values())),
             use_threads=False,
         ):
-            yield [_plain_column(batch.column(name)).to_pylist() for name in columns.values()]
+            yield [_plain_column(_column(batch, name)).to_pylist() for name in columns.values()]
 
 
 _NO_FIELDS: dict[str, object] = dict.fromkeys(("text", "id", "domain", "group"), MISSING)
@@ -204,6 +245,41 @@ def _parquet_columns(file: pq.ParquetFile, shard: Shard, config: PoolConfig) -> 
                 f"{allowed}. Set {field} to another column."
             )
     return columns
+
+
+def _number_column(file: pq.ParquetFile, shard: Shard, name: str) -> str:
+    """Return the name of a column of numbers after checking that it is one."""
+    kind = _find_type(file.schema_arrow, name)
+    if kind is None:
+        raise DataError(
+            f"shard {shard.url} has no column {name!r}; its columns are "
+            f"{', '.join(file.schema_arrow.names)}. Name one of them."
+        )
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise DataError(
+            f"shard {shard.url}: column {name!r} holds {kind}; it must hold numbers. Name another "
+            "column."
+        )
+    return name
+
+
+def _find_type(schema: pa.Schema, name: str) -> pa.DataType | None:
+    """Return the type of a column, or of a field of a group column; None where there is none."""
+    if name in schema.names:
+        return schema.field(name).type
+    kind = pa.struct(list(schema))
+    for part in name.split("."):
+        if not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            return None
+        kind = kind.field(part).type
+    return kind
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    if name in batch.schema.names:
+        return batch.column(name)
+    first, *rest = name.split(".")
+    return pc.struct_field(batch.column(first), rest)
 
 
 def _is_readable(kind: pa.DataType, *, numbers: bool) -> bool:

@@ -9,8 +9,9 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from cuvee.arrays import IntArray
+from cuvee.arrays import FloatArray, IntArray
 from cuvee.corpus.pool import DEFAULT_ID, PoolConfig, Shard
+from cuvee.errors import DataError
 
 Reason: TypeAlias = Literal[
     "broken_json",
@@ -65,6 +66,8 @@ class DocumentBatch:
     """Rejected rows."""
     n_made_ids: int = 0
     """Documents whose ids were made from domain and text."""
+    numbers: FloatArray | None = None
+    """(n_documents,) of the column of numbers, NaN where missing; None where none was asked for."""
 
 
 class Missing:
@@ -89,13 +92,25 @@ class Gatherer:
 
     shard: Shard
     config: PoolConfig
+    number: str | None = None
+    """Column of numbers read too."""
     _rows: list[int] = field(default_factory=list)
     _documents: list[tuple[str, str, str, str]] = field(default_factory=list)
+    _numbers: list[float] = field(default_factory=list)
     _rejects: list[Reject] = field(default_factory=list)
     _n_bytes: int = 0
     _n_made_ids: int = 0
 
-    def add(self, row: int, *, text: object, id: object, domain: object, group: object) -> None:
+    def add(
+        self,
+        row: int,
+        *,
+        text: object,
+        id: object,
+        domain: object,
+        group: object,
+        number: object = MISSING,
+    ) -> None:
         """Check one row's values and keep it, or reject it with its first fault.
 
         Args:
@@ -104,6 +119,10 @@ class Gatherer:
             id: str, UTF-8 bytes, or a number; `MISSING` has it made where the config allows that.
             domain: str or UTF-8 bytes; not looked at where the shard has one domain.
             group: str, UTF-8 bytes, a number, None or `MISSING`.
+            number: A finite number; None, NaN or `MISSING` where there is none.
+
+        Raises:
+            DataError: The number is none; no reason to reject a document, so the shard is refused.
         """
         try:
             good_text, size = _check_text(text, self.config)
@@ -114,6 +133,8 @@ class Gatherer:
         except RowError as error:
             self.reject(row, error.reason, error.detail)
             return
+        if self.number is not None:
+            self._numbers.append(_check_number(number, self.number, self.shard, row))
         self._rows.append(row)
         self._documents.append((good_id, good_text, name, good_group))
         self._n_bytes += size
@@ -135,6 +156,7 @@ class Gatherer:
         documents, rows, rejects = self._documents, self._rows, self._rejects
         n_made_ids, self._n_made_ids = self._n_made_ids, 0
         self._documents, self._rows, self._rejects, self._n_bytes = [], [], [], 0
+        numbers, self._numbers = self._numbers, []
         yield DocumentBatch(
             rows=np.asarray(rows, dtype=np.int64),
             ids=[document[0] for document in documents],
@@ -143,6 +165,7 @@ class Gatherer:
             groups=[document[3] for document in documents],
             rejects=rejects,
             n_made_ids=n_made_ids,
+            numbers=None if self.number is None else np.asarray(numbers, dtype=np.float64),
         )
 
     def _makes_id(self, id: object) -> bool:
@@ -207,6 +230,22 @@ def _check_group(value: object, config: PoolConfig) -> str | None:
         return None
     _n_utf8(group, column, "bad_group")
     return group
+
+
+def _check_number(value: object, column: str, shard: Shard, row: int) -> float:
+    if value is None or isinstance(value, Missing):
+        return math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            found = float(value)
+        except OverflowError:
+            found = math.inf
+        if not math.isinf(found):
+            return found
+    raise DataError(
+        f"shard {shard.url}, row {row}: {column!r} is {_shown(value)}; it must be a finite "
+        "number, or missing. Repair the column."
+    )
 
 
 def _check_name(text: str, column: str, reason: Literal["bad_id", "bad_domain"]) -> None:

@@ -2,9 +2,9 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,11 @@ from cuvee.corpus.pool import PoolConfig, Shard
 from cuvee.corpus.read import read_batches
 from cuvee.errors import ArtifactError, DataError
 from cuvee.executors import Task, run_tasks
-from cuvee.labels import heuristics
-from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
+from cuvee.labels.scorers import SCORE, Scorer, batch_scorer
 from cuvee.randomness import document_keys
 
-Scorer: TypeAlias = Literal["heuristics", "classifier", "importance"]
-SCORE = "score"
+__all__ = ["SCORE", "LabelPass", "Scorer", "align", "label_shard", "read_column", "run_pass"]
+
 _SCORES = "scores.parquet"
 _TASK = "cuvee.labels.passes:label_shard"
 
@@ -36,9 +35,11 @@ class LabelPass:
     """Name of the label column."""
     scorer: Scorer
     model: Path | None
-    """File of a learnt scorer; None for heuristics."""
+    """File of a learnt scorer; None for the others."""
     shards: tuple[Shard, ...]
     pool: PoolConfig
+    options: Mapping[str, Json] = field(default_factory=dict)
+    """What else the scorer is told: for ``column`` the name of the pool's column, ``number``."""
 
 
 def run_pass(
@@ -78,6 +79,7 @@ def run_pass(
                 "scorer": job.scorer,
                 "model": str(job.model) if job.model else None,
                 "digest": digest,
+                "options": job.options,
             },
             folder=parts / shard.name,
             cost=shard.n_bytes,
@@ -89,7 +91,7 @@ def run_pass(
     with artifacts.writing(
         folder,
         stage="label",
-        settings={"column": job.column, "scorer": job.scorer},
+        settings={"column": job.column, "scorer": job.scorer, **job.options},
         seed=0,
         inputs={shard.name: artifacts.digest_of(parts / shard.name) for shard in job.shards},
     ) as aside:
@@ -103,21 +105,29 @@ def label_shard(spec: Mapping[str, Json], folder: Path) -> None:
     """Score one shard; a task of `executors`.
 
     Args:
-        spec: ``shard`` and ``config`` as plain data, the scorer, its model's file and digest.
+        spec: ``shard`` and ``config`` as plain data, the scorer, its model's file, digest
+            and options.
         folder: The part's artefact folder.
     """
     shard = parse(Shard, cast(Mapping[str, Json], spec["shard"]))
     config = parse(PoolConfig, cast(Mapping[str, Json], spec["config"]))
-    score = _scorer(cast(Scorer, spec["scorer"]), cast("str | None", spec["model"]))
-    settings: Json = {"shard": shard.url, "scorer": spec["scorer"]}
+    model, options = cast("str | None", spec["model"]), cast(Mapping[str, Json], spec["options"])
+    score = batch_scorer(
+        cast(Scorer, spec["scorer"]), Path(model) if model is not None else None, options
+    )
+    number = cast("str | None", options.get("number"))
+    settings: Json = {"shard": shard.url, "scorer": spec["scorer"], **options}
     with artifacts.writing(
         folder, stage="label", settings=settings, seed=0, inputs={"model": str(spec["digest"])}
     ) as aside:
         tables = [
-            pa.table({"key": document_keys(batch.ids), **score(batch.texts)})
-            for batch in read_batches(shard, config)
+            pa.table({"key": document_keys(batch.ids), **score(batch)})
+            for batch in read_batches(shard, config, number=number)
             if batch.ids
         ]
+        if not tables:  # a shard of rejected rows only
+            none = pa.table({"key": np.zeros(0, np.uint64), SCORE: np.zeros(0, np.float32)})
+            tables.append(none)
         pq.write_table(pa.concat_tables(tables), aside / _SCORES, compression="zstd")
 
 
@@ -171,20 +181,3 @@ def align(table: pa.Table, keys: KeyArray, *, column: str = SCORE) -> FloatArray
             "label stage again in a new folder."
         )
     return np.asarray(table[column].to_numpy()[order][place], dtype=np.float64)
-
-
-def _scorer(name: Scorer, model: str | None) -> Callable[[list[str]], dict[str, FloatArray]]:
-    if name == "heuristics":
-        return _heuristics
-    kind = ReferenceClassifier if name == "classifier" else ImportanceRatio
-    loaded = kind.load(Path(str(model)))
-    return lambda texts: {SCORE: loaded.score(texts).astype(np.float32)}
-
-
-def _heuristics(texts: list[str]) -> dict[str, FloatArray]:
-    columns = heuristics.measure_texts(texts)
-    named = {name: columns[:, place] for place, name in enumerate(heuristics.COLUMNS)}
-    return {
-        SCORE: heuristics.score_columns(columns).astype(np.float32),
-        **{name: values.astype(np.float32) for name, values in named.items()},
-    }

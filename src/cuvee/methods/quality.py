@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,19 +17,22 @@ import pyarrow.parquet as pq
 from cuvee import artifacts, config
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
-from cuvee.corpus.read import PoolConfig
+from cuvee.corpus.read import PoolConfig, has_column, read_batches
 from cuvee.corpus.sample import sample_texts
 from cuvee.corpus.scan import read_index
 from cuvee.corpus.store import TokenStore
-from cuvee.errors import ConfigError
-from cuvee.labels.heuristics import measure_texts, score_columns
+from cuvee.errors import ConfigError, DataError
 from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
 from cuvee.labels.passes import SCORE, LabelPass, align, read_column, run_pass
 from cuvee.labels.perplexity import BigramModel
+from cuvee.labels.scorers import text_scorer
+from cuvee.methods.criterion import LEARNT, CriterionConfig
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.ranks import Normalisation, Normaliser
 from cuvee.randomness import stream
+
+__all__ = ["CHECKS", "NORMALISED", "CriterionConfig", "Quality", "label_quality", "read_quality"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,28 +44,6 @@ _WRONG_WAY = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CriterionConfig:
-    """One quality criterion."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    kind: Literal["heuristics", "classifier", "importance", "perplexity"]
-    """heuristics: rules of thumb for clean text. classifier: probability of being of the reference.
-    importance: log ratio of n-grams under reference and pool. perplexity: of the reference's
-    bigrams."""
-    targets: tuple[str, ...] = ()
-    """Target sets that are the reference; none: all of them. Only their search half is read."""
-    larger_is_better: bool | None = None
-    """Direction of the score; None: that of its kind, smaller for perplexity, larger otherwise."""
-
-    @property
-    def turned(self) -> bool:
-        """True where larger scores are better."""
-        given = self.larger_is_better
-        return self.kind != "perplexity" if given is None else given
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
     """All criteria of a pool on one scale."""
 
@@ -71,7 +52,8 @@ class Quality:
     """(n_documents, n_criteria) float32 in the order of the token store; smaller is better."""
     checks: Mapping[str, Mapping[str, float | None]]
     """By criterion: ``reference``, mean rank of the reference's documents among the pool's (below
-    .5 is better than the pool), and ``auc`` of a learnt one on texts not fitted."""
+    .5 is better than the pool; None: not checked), ``auc`` of a learnt one on texts not fitted, and
+    of a column the share of documents that are ``missing``."""
 
 
 def label_quality(
@@ -98,21 +80,24 @@ def label_quality(
 
     Raises:
         ConfigError: A criterion needs targets, and there are none of that name.
+        DataError: A column is missing, or has no numbers.
     """
     folder = job.folder("quality")
     if artifacts.is_done(folder):
         return read_quality(folder)
-    columns, checks = [], {}
+    columns: list[FloatArray] = []
+    checks: dict[str, dict[str, float | None]] = {}
     for name, criterion in criteria.items():
         _check_targets(name, criterion, prepared)
-        scores, reference, auc = _score(job, name, criterion, pool, prepared, seed)
+        scores, reference, about = _score(job, name, criterion, pool, prepared, seed)
         train = prepared.store.side == 0
         scale = Normaliser.fit(
             scores[train], larger_is_better=criterion.turned, method=normalisation
         )
         columns.append(scale.transform(scores).astype(np.float32))
-        checks[name] = {"reference": _mean_rank(reference, scores[train], criterion), "auc": auc}
-        _warn(name, checks[name]["reference"])
+        rank = _mean_rank(reference, scores[train], criterion)
+        checks[name] = {"reference": rank, "auc": None, **about}
+        _warn(name, rank)
     plain = {name: config.dump(one) for name, one in criteria.items()}
     with artifacts.writing(
         folder,
@@ -144,27 +129,25 @@ def _score(
     pool: PoolConfig,
     prepared: Prepared,
     seed: int,
-) -> tuple[FloatArray, FloatArray, float | None]:
-    """Return scores of all documents, scores of the reference, and a learnt criterion's AUC."""
+) -> tuple[FloatArray, FloatArray, dict[str, float | None]]:
+    """Return scores of all documents, scores of the reference, and what else is to be told."""
     if criterion.kind == "perplexity":
-        return (*_perplexity(job, name, criterion, prepared, seed), None)
+        return (*_perplexity(job, name, criterion, prepared, seed), {"auc": None})
     index = read_index(job.out)
     texts = _reference_texts(job, criterion, seed) if prepared.targets is not None else []
-    model: ReferenceClassifier | ImportanceRatio | None = None
-    path: Path | None = None
-    if criterion.kind != "heuristics":
-        path = job.folder("quality-models", f"{name}.npz")
-        kind = ReferenceClassifier if criterion.kind == "classifier" else ImportanceRatio
-        if not path.exists():
-            sample = sample_texts(index, n_bytes=_SAMPLE_BYTES, seed=seed)
-            fitted = kind.fit(texts, sample, rng=stream(seed, "quality", name))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(".partial.npz")
-            fitted.save(aside)
-            aside.replace(path)
-        model = kind.load(path)
+    path, auc = None, None
+    if criterion.kind in LEARNT:
+        path, auc = _learn(job, name, criterion, texts, seed)
+    options = _options(criterion)
     folder = run_pass(
-        LabelPass(column=name, scorer=criterion.kind, model=path, shards=index.shards, pool=pool),
+        LabelPass(
+            column=name,
+            scorer=criterion.kind,
+            model=path,
+            shards=index.shards,
+            pool=pool,
+            options=options,
+        ),
         job.out,
         workers=job.workers,
         on_progress=lambda done, total: job.progress(f"label {name}", done, total, ""),
@@ -175,10 +158,82 @@ def _score(
     for place, shard in enumerate(store.shards):
         own = store.shard == place
         scores[own] = align(tables[shard], store.keys[own])
-    if model is None:
-        reference = score_columns(measure_texts(texts)) if texts else np.empty(0)
-        return scores, reference, None
-    return scores, model.score(texts), model.auc
+    if criterion.kind == "column":
+        scores, missing = _fill(name, criterion, scores)
+        return scores, _reference_numbers(job, name, criterion, prepared), {"missing": missing}
+    score = text_scorer(criterion.kind, path, options)
+    return scores, score(texts) if texts else np.empty(0), {"auc": auc}
+
+
+def _learn(
+    job: Job, name: str, criterion: CriterionConfig, texts: list[str], seed: int
+) -> tuple[Path, float]:
+    """Fit a criterion that is learnt, or find it fitted; return its file and its held-out AUC."""
+    path = job.folder("quality-models", f"{name}.npz")
+    kind = ReferenceClassifier if criterion.kind == "classifier" else ImportanceRatio
+    if not path.exists():
+        sample = sample_texts(read_index(job.out), n_bytes=_SAMPLE_BYTES, seed=seed)
+        fitted = kind.fit(texts, sample, rng=stream(seed, "quality", name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".partial.npz")
+        fitted.save(aside)
+        aside.replace(path)
+    return path, kind.load(path).auc
+
+
+def _options(criterion: CriterionConfig) -> dict[str, Json]:
+    """Return what a scorer is told besides its model's file."""
+    return {"number": criterion.column} if criterion.kind == "column" else {}
+
+
+def _fill(name: str, criterion: CriterionConfig, scores: FloatArray) -> tuple[FloatArray, float]:
+    """Give documents without a number the worst there is; return the share of them too."""
+    missing = np.isnan(scores)
+    if missing.all():
+        raise DataError(
+            f"criterion {name!r}: no document of the pool has a number in column "
+            f"{criterion.column!r}. Correct the column's name, or leave the criterion out."
+        )
+    if missing.any():
+        logger.warning(
+            "criterion %r: %d of %d documents have no number in column %r; they stand with the "
+            "worst that have one",
+            name,
+            int(missing.sum()),
+            len(scores),
+            criterion.column,
+        )
+    known = scores[~missing]
+    worst = known.min() if criterion.turned else known.max()
+    return np.where(missing, worst, scores), float(missing.mean())
+
+
+def _reference_numbers(
+    job: Job, name: str, criterion: CriterionConfig, prepared: Prepared
+) -> FloatArray:
+    """Read the reference's numbers where the target sets have that column too."""
+    numbers = [np.empty(0)]
+    if prepared.targets is not None:
+        index = read_index(job.out, "targets")
+        for shard, settings in zip(index.shards, index.configs, strict=True):
+            is_wanted = not criterion.targets or shard.domain in criterion.targets
+            if not is_wanted or not has_column(shard, criterion.column or ""):
+                continue
+            table = index.documents(shard)
+            rows = table["row"].to_numpy()[np.asarray(table["side"]) == index.sides[0]]
+            for batch in read_batches(shard, settings, number=criterion.column):
+                assert batch.numbers is not None, "asked for"
+                numbers.append(batch.numbers[np.isin(batch.rows, rows)])
+    found = np.concatenate(numbers)
+    found = found[~np.isnan(found)]
+    if not len(found):
+        logger.warning(
+            "criterion %r: the target sets have no numbers in column %r, so its direction cannot "
+            "be checked",
+            name,
+            criterion.column,
+        )
+    return found
 
 
 def _reference_texts(job: Job, criterion: CriterionConfig, seed: int) -> list[str]:
@@ -237,7 +292,7 @@ def _token_scores(model: BigramModel, store: TokenStore, documents: IntArray) ->
 
 def _check_targets(name: str, criterion: CriterionConfig, prepared: Prepared) -> None:
     known = prepared.targets.domains if prepared.targets else ()
-    if criterion.kind != "heuristics" and not known:
+    if criterion.kind in LEARNT and not known:
         raise ConfigError(
             f"criterion {name!r} is learnt from the targets, and there are none. Give targets, or "
             "leave the criterion out."

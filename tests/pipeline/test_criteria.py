@@ -1,0 +1,141 @@
+"""Criteria that are not learnt here, through the command line on the tiny pool."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import json as json_reader
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def _scored(source: Path, folder: Path) -> dict[str, float | None]:
+    """Write the pool anew with a column meta.edu; every tenth document has none."""
+    folder.mkdir()
+    known: dict[str, float | None] = {}
+    rng = np.random.default_rng(0)
+    for path in sorted((source / "pool").iterdir()):
+        whole = pq.read_table(path) if path.suffix == ".parquet" else json_reader.read_json(path)
+        numbers = [None if k % 10 == 3 else float(rng.normal()) for k in range(whole.num_rows)]
+        known.update(zip(whole["id"].to_pylist(), numbers, strict=True))
+        column = pa.array([{"edu": one} for one in numbers])
+        pq.write_table(whole.append_column("meta", column), folder / f"{path.stem}.parquet")
+    return known
+
+
+def _label(
+    settings: dict[str, object],
+    tmp_path: Path,
+    cuvee: Callable[..., Any],
+    write: Callable[..., Any],
+) -> tuple[Any, Path]:
+    for name in ("design", "search"):
+        settings.pop(name, None)
+    settings["curves"] = {"n_runs": 14}
+    config = write(tmp_path / "quadmix.yaml", settings)
+    out = tmp_path / "out"
+    return cuvee("label", config, "--method", "quadmix", "--out", out, "--workers", 0), out
+
+
+def test_a_column_of_the_shards_is_a_criterion(
+    settings: dict[str, object],
+    source: Path,
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Ranks follow the numbers, missing ones stand with the worst, and both doubts are told."""
+    known = _scored(source, tmp_path / "pool")
+    settings["pool"] = {"shards": [str(tmp_path / "pool")], "validation_share": 0.1}
+    settings["criteria"] = {
+        "edu": {"kind": "column", "column": "meta.edu", "larger_is_better": True}
+    }
+    ended, out = _label(settings, tmp_path, cuvee, write_config)
+    assert ended.status == 0, ended.stderr
+    told = caplog.text
+    assert "27 of 270 documents have no number in column 'meta.edu'" in told
+    assert "its direction cannot be checked" in told
+    checks = json.loads((out / "quality" / "checks.json").read_text(encoding="utf-8"))
+    assert checks == {"edu": {"auc": None, "missing": 0.1, "reference": None}}
+    ranks = np.load(out / "quality" / "normalised.npy")[:, 0]
+    shards = sorted((out / "tokens").glob("0*/documents.parquet"))
+    keys = np.concatenate([pq.read_table(one)["key"].to_numpy() for one in shards])
+    index = [pq.read_table(path) for path in sorted((out / "corpus" / "scan").glob("*/doc*"))]
+    name_of = {
+        key: name
+        for table in index
+        for key, name in zip(table["key"].to_pylist(), table["id"].to_pylist(), strict=True)
+    }
+    numbers = np.array([known[name_of[key]] for key in keys.tolist()], dtype=np.float64)
+    missing = np.isnan(numbers)
+    order = np.argsort(-numbers[~missing])
+    assert np.all(np.diff(ranks[~missing][order]) >= 0.0)
+    assert np.all(ranks[missing] == ranks[~missing].max())
+
+
+def test_direction_is_checked_where_targets_have_the_column(
+    settings: dict[str, object],
+    source: Path,
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Targets that hold the pool's worst numbers: the wrong way round is told."""
+    _scored(source, tmp_path / "pool")
+    lines = (source / "targets" / "code.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [{**json.loads(line), "meta": {"edu": -9.0}} for line in lines]
+    (tmp_path / "code.jsonl").write_text(
+        "".join(json.dumps(one) + "\n" for one in records), encoding="utf-8"
+    )
+    settings["pool"] = {"shards": [str(tmp_path / "pool")], "validation_share": 0.1}
+    settings["targets"] = {
+        "sets": {
+            "code": {"shards": [str(tmp_path / "code.jsonl")]},
+            "letters": {"shards": [str(source / "targets" / "letters.jsonl")]},
+        }
+    }
+    settings["criteria"] = {
+        "edu": {"kind": "column", "column": "meta.edu", "larger_is_better": True}
+    }
+    ended, out = _label(settings, tmp_path, cuvee, write_config)
+    assert ended.status == 0, ended.stderr
+    assert "larger_is_better the right way round" in caplog.text
+    checks = json.loads((out / "quality" / "checks.json").read_text(encoding="utf-8"))
+    assert checks["edu"]["reference"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        ({"kind": "column", "column": "edu"}, "of kind 'column' needs larger_is_better; give it."),
+        ({"kind": "column", "larger_is_better": True}, "of kind 'column' needs column; give it."),
+        (
+            {"kind": "heuristics", "column": "edu"},
+            "column is a setting of criteria of kind column, not of 'heuristics'; leave it out.",
+        ),
+        (
+            {"kind": "column", "column": "edu", "larger_is_better": True},
+            "has no column 'edu'; its columns are id, text, domain.",
+        ),
+    ],
+)
+def test_bad_criteria_are_refused(
+    criterion: dict[str, object],
+    message: str,
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """One clear message."""
+    settings["criteria"] = {"edu": criterion}
+    ended, _ = _label(settings, tmp_path, cuvee, write_config)
+    assert ended.status == 1
+    assert message in " ".join(ended.stderr.split())
