@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cuvee.corpus.rows import DocumentBatch
 from cuvee.errors import ArtifactError, DataError
 from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
 from cuvee.labels.perplexity import BigramModel
-from cuvee.randomness import stream
+from cuvee.labels.scorers import SCORE, batch_scorer
+from cuvee.randomness import document_keys, stream
 
 _LAW = ["court", "appeal", "judge", "statute", "evidence", "verdict", "counsel", "clause"]
 _FOOD = ["flour", "butter", "oven", "sugar", "whisk", "bake", "dough", "salt"]
@@ -79,3 +81,29 @@ def test_perplexity_of_a_uniform_reference_is_its_vocabulary() -> None:
     model = BigramModel.fit(rng.integers(64, size=400_000), vocabulary_size=64)
     loss = model.score(rng.integers(64, size=10_000), np.array([10_000]))
     assert loss[0] == pytest.approx(np.log(64), abs=0.05)
+
+
+def test_the_best_resampled_are_a_sample_by_importance() -> None:
+    """Odds of the one text taken are those of importance: exp of the summed log ratios."""
+    ratio = ImportanceRatio(log_ratio=np.full(16, np.log(2.0)), auc=0.5)
+    texts = ["word", "word word", ""]  # one gram; two words and their pair; none
+    n = 4000
+    keys = document_keys([f"{one}-{number}" for number in range(n) for one in range(3)])
+    scores = ratio.resampled(texts * n, keys, seed=1).reshape(n, 3)
+    shares = np.bincount(scores.argmax(axis=1), minlength=3) / n
+    np.testing.assert_allclose(shares, np.array([2.0, 8.0, 1.0]) / 11.0, atol=0.025)
+    np.testing.assert_array_equal(ratio.resampled(texts, keys[:3], seed=1), scores[0])
+
+
+def test_resampling_is_a_scorer_of_the_pools_documents(tmp_path: Path) -> None:
+    """The pass gives what the model gives, by the documents' ids and the run's seed."""
+    reference, pool = _texts(_LAW, 40, 1), _texts(_FOOD, 40, 2)
+    fitted = ImportanceRatio.fit(reference, pool, rng=stream(1, "quality"))
+    fitted.save(tmp_path / "ratio.npz")
+    ids = [f"doc-{number}" for number in range(len(pool))]
+    batch = DocumentBatch(
+        rows=np.arange(len(pool)), ids=ids, texts=pool, domains=[], groups=[], rejects=[]
+    )
+    scores = batch_scorer("dsir", tmp_path / "ratio.npz", {"seed": 7})(batch)[SCORE]
+    expected = fitted.resampled(pool, document_keys(ids), seed=7)
+    np.testing.assert_allclose(scores, expected, rtol=1e-12)

@@ -24,6 +24,7 @@ def _tiny(settings: dict[str, object]) -> dict[str, object]:
         "clean": {"kind": "heuristics"},
         "fluent": {"kind": "perplexity", "targets": ["code"]},
     }
+    settings["rivals"] = {"tidy": {"kind": "heuristics"}}
     settings["curves"] = {
         "n_runs": 14,
         "start_runs": 12,
@@ -67,6 +68,7 @@ def test_the_chain_ends_in_a_verdict_and_a_report(
         assert sum(one["merge"].values()) == pytest.approx(1.0)
     verdict = json.loads((out / "verdict" / "verdict.json").read_text(encoding="utf-8"))
     assert "union-of-tops" in json.dumps(verdict)
+    assert "tidy" in json.dumps(verdict)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Quality curves" in page
     copies = _taken(out)
@@ -119,6 +121,7 @@ def test_the_same_selection_from_another_layout(
     ("change", "message"),
     [
         ({"criteria": {}}, "criteria is empty"),
+        ({"rivals": {"clean": {"kind": "heuristics"}}}, "rival 'clean' has a name that is taken"),
         ({"criteria": {"a": {"kind": "magic"}}}, "criteria.a.kind"),
         ({"criteria": {"a": {"kind": "perplexity", "targets": ["x"]}}}, "names target 'x'"),
         ({"phases": [0.5, 0.5]}, "phases are not searched"),

@@ -13,9 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 
-from cuvee.arrays import FloatArray
+from cuvee.arrays import FloatArray, KeyArray
 from cuvee.errors import ArtifactError, DataError
-from cuvee.randomness import integer_seed
+from cuvee.randomness import hash64, integer_seed
 
 _CLASSIFIER_FEATURES = 2**18
 _RATIO_FEATURES = 10_000
@@ -134,6 +134,24 @@ class ImportanceRatio:
     def score(self, texts: Sequence[str]) -> FloatArray:
         """Return the (n_documents,) mean log ratios in nats an n-gram; larger is better."""
         return _mean(_hashed(texts, len(self.log_ratio), norm=None), self.log_ratio)
+
+    def resampled(self, texts: Sequence[str], keys: KeyArray, *, seed: int) -> FloatArray:
+        """Return (n_documents,) scores whose largest are a sample drawn by importance.
+
+        The sum of a text's log ratios plus a Gumbel variable by hash: taking the k largest is
+        drawing k texts without replacement, each with odds of its importance.
+
+        Args:
+            texts: (n_documents,) texts.
+            keys: (n_documents,) of the documents.
+            seed: The run's seed.
+
+        Source: DSIR (arXiv:2302.03169), section 3, resampling by the Gumbel top-k trick.
+        """
+        features = _hashed(texts, len(self.log_ratio), norm=None)
+        uniform = (hash64(seed, "resample", keys).astype(np.float64) + 0.5) / 2.0**64
+        gumbel = -np.log(-np.log(np.clip(uniform, 1e-300, 1.0 - 1e-16)))
+        return np.asarray(features @ self.log_ratio, dtype=np.float64) + gumbel
 
     def save(self, path: Path) -> None:
         """Write the model as a numpy archive without objects."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -11,8 +11,9 @@ from cuvee.artifacts import Json
 from cuvee.corpus.rows import DocumentBatch
 from cuvee.labels import heuristics
 from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
+from cuvee.randomness import document_keys
 
-Scorer: TypeAlias = Literal["heuristics", "classifier", "importance", "column"]
+Scorer: TypeAlias = Literal["heuristics", "classifier", "importance", "dsir", "column"]
 TextScorer: TypeAlias = Callable[[list[str]], FloatArray]
 BatchScorer: TypeAlias = Callable[[DocumentBatch], Mapping[str, FloatArray]]
 
@@ -34,6 +35,8 @@ def batch_scorer(name: Scorer, model: Path | None, options: Mapping[str, Json]) 
         return _numbers
     if name == "heuristics":
         return _heuristics
+    if name == "dsir":
+        return _resampler(Path(str(model)), int(cast(int, options["seed"])))
     score = text_scorer(name, model, options)
     return lambda batch: {SCORE: score(batch.texts).astype(np.float32)}
 
@@ -42,7 +45,7 @@ def text_scorer(name: Scorer, model: Path | None, options: Mapping[str, Json]) -
     """Make a scorer of texts that are not in the pool, such as a reference's.
 
     Args:
-        name: Which; not ``column``, which is about documents with columns.
+        name: Which; not ``column`` or ``dsir``, which are about the pool's documents.
         model: File of a learnt one.
         options: What else it is told.
 
@@ -59,6 +62,11 @@ def text_scorer(name: Scorer, model: Path | None, options: Mapping[str, Json]) -
 def _numbers(batch: DocumentBatch) -> dict[str, FloatArray]:
     assert batch.numbers is not None, "read with the column's name"
     return {SCORE: batch.numbers}
+
+
+def _resampler(model: Path, seed: int) -> BatchScorer:
+    ratio = ImportanceRatio.load(model)
+    return lambda batch: {SCORE: ratio.resampled(batch.texts, document_keys(batch.ids), seed=seed)}
 
 
 def _heuristics(batch: DocumentBatch) -> dict[str, FloatArray]:

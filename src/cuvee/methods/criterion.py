@@ -6,9 +6,9 @@ from typing import ClassVar, Literal, TypeAlias
 
 from cuvee.errors import ConfigError
 
-Kind: TypeAlias = Literal["heuristics", "classifier", "importance", "perplexity", "column"]
+Kind: TypeAlias = Literal["heuristics", "classifier", "importance", "perplexity", "dsir", "column"]
 
-LEARNT = ("classifier", "importance", "perplexity")
+LEARNT = ("classifier", "importance", "perplexity", "dsir")
 """Kinds that are learnt from the targets."""
 _NEEDED: Mapping[Kind, tuple[str, ...]] = {"column": ("column", "larger_is_better")}
 _OWN: Mapping[str, tuple[Kind, ...]] = {"column": ("column",)}
@@ -24,7 +24,8 @@ class CriterionConfig:
     kind: Kind
     """heuristics: rules of thumb for clean text. classifier: probability of being of the reference.
     importance: log ratio of n-grams under reference and pool. perplexity: of the reference's
-    bigrams. column: numbers that the pool's shards hold already."""
+    bigrams. dsir: that of importance summed over the document, plus Gumbel noise, so that the best
+    are a sample drawn by importance. column: numbers that the pool's shards hold already."""
     targets: tuple[str, ...] = ()
     """Target sets that are the reference; none: all of them. Only their search half is read."""
     larger_is_better: bool | None = None

@@ -1,4 +1,4 @@
-"""Curves that QuaDMix is compared with: everything once, the best by one criterion, their union."""
+"""What curves take of a pool; and everything once, each criterion's best and their union."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +9,7 @@ from cuvee.corpus.store import TokenStore
 from cuvee.policy.mixture import Mixture
 from cuvee.policy.quality_curve import QualityCurve, pool_copies
 from cuvee.policy.ranks import token_ranks
+from cuvee.policy.sampling import discard, draw_copies
 from cuvee.simplex import normalise
 
 NATURAL = "natural"
@@ -59,7 +60,7 @@ def union_of_tops(
     domain: IntArray = store.domain[train].astype(np.int64)
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
-        curves = _tops(store, normalised, criteria, round(middle))
+        curves = top_curves(store, normalised, criteria, round(middle))
         copies = pool_copies(
             curves, normalised=normalised[train], n_tokens=store.n_tokens[train], domain=domain
         )
@@ -69,14 +70,14 @@ def union_of_tops(
             low = middle
         if high - low < 1e-3 * n_tokens:
             break
-    return _tops(store, normalised, criteria, round(low))
+    return top_curves(store, normalised, criteria, round(low))
 
 
 def baselines(
     store: TokenStore, normalised: FloatArray, criteria: tuple[str, ...], n_tokens: int
 ) -> Mapping[str, tuple[QualityCurve, ...]]:
     """Return what a chosen curve must beat at equal tokens, by name."""
-    tops = _tops(store, normalised, criteria, n_tokens)
+    tops = top_curves(store, normalised, criteria, n_tokens)
     named: dict[str, tuple[QualityCurve, ...]] = {
         NATURAL: (natural_curve(store.domains, criteria),)
     }
@@ -105,9 +106,45 @@ def expected_mixture(
     return Mixture.flat(store.domains, normalise(tokens))
 
 
-def _tops(
+def draw_sample(
+    store: TokenStore,
+    normalised: FloatArray,
+    some: Sequence[QualityCurve],
+    *,
+    n_tokens: int,
+    seed: int,
+) -> IntArray:
+    """Draw the copies of every document and discard evenly what is beyond a token budget.
+
+    Args:
+        store: The pool.
+        normalised: (n_documents, n_criteria) criteria on one scale, smaller is better.
+        some: A curve, or several whose union is taken.
+        n_tokens: The budget.
+        seed: The run's seed.
+
+    Returns:
+        (n_documents,) copies; none of documents held out.
+    """
+    train = np.flatnonzero(store.side == 0)
+    expected = pool_copies(
+        some,
+        normalised=normalised[train],
+        n_tokens=store.n_tokens[train],
+        domain=store.domain[train].astype(np.int64),
+    )
+    copies = np.zeros(len(store.keys), dtype=np.int64)
+    drawn = draw_copies(expected, store.keys[train], seed=seed)
+    copies[train] = discard(
+        drawn, store.n_tokens[train], store.keys[train], quota=n_tokens, seed=seed
+    )
+    return copies
+
+
+def top_curves(
     store: TokenStore, normalised: FloatArray, criteria: tuple[str, ...], n_tokens: int
 ) -> tuple[QualityCurve, ...]:
+    """Return the curve of `top_curve` for each criterion."""
     return tuple(
         top_curve(store, normalised, criteria, column, n_tokens) for column in range(len(criteria))
     )

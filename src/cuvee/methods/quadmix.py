@@ -18,7 +18,6 @@ from typing import Literal, cast
 import numpy as np
 
 from cuvee import artifacts, config
-from cuvee.arrays import IntArray
 from cuvee.artifacts import Json
 from cuvee.corpus.scan import read_index
 from cuvee.design.quality_prior import QualityPriorConfig, draw_vectors
@@ -38,10 +37,8 @@ from cuvee.policy.quality_curve import (
     QualityCurve,
     curves_to_json,
     parameter_names,
-    pool_copies,
 )
 from cuvee.policy.ranks import Normalisation
-from cuvee.policy.sampling import discard, draw_copies
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.randomness import stream
 from cuvee.search.settings import SearchConfig
@@ -53,7 +50,7 @@ from cuvee.tables.vectors import Vectors, write_vectors
 
 CHOSEN = "chosen"
 SCORES = "scores.json"
-_CURVE, _FOUND = "curve.json", "found.json"
+_CURVE, _FOUND, _RIVALS = "curve.json", "found.json", "rivals"
 
 
 def _default_criteria() -> dict[str, CriterionConfig]:
@@ -73,6 +70,8 @@ class QuaDMixConfig(ChainConfig):
     """paper: the paper's own settings wherever the file is silent."""
     criteria: Mapping[str, CriterionConfig] = field(default_factory=_default_criteria)
     """Quality criteria by name."""
+    rivals: Mapping[str, CriterionConfig] = field(default_factory=dict)
+    """Criteria that are not merged; the best by each is trained and judged beside the answer."""
     normalisation: Normalisation = "rank"
     """How criteria are put on one scale."""
     prior: QualityPriorConfig = field(default_factory=QualityPriorConfig)
@@ -82,7 +81,10 @@ class QuaDMixConfig(ChainConfig):
         ChainConfig.__post_init__(self)
         if not self.criteria:
             raise ConfigError("criteria is empty; name at least one quality criterion.")
-        if "domain" in self.criteria:
+        twice = sorted(set(self.rivals) & {*self.criteria, CHOSEN, curves.NATURAL, curves.UNION})
+        if twice:
+            raise ConfigError(f"rival {twice[0]!r} has a name that is taken; rename it.")
+        if "domain" in {*self.criteria, *self.rivals}:
             raise ConfigError("criterion 'domain' has the name of the domains' label; rename it.")
         if len(self.phases) > 1:
             raise ConfigError("phases are not searched over quality curves; leave them out.")
@@ -120,6 +122,16 @@ def label(settings: QuaDMixConfig, job: Job) -> None:
             normalisation=settings.normalisation,
             seed=settings.seed,
         )
+        if settings.rivals:
+            label_quality(
+                job,
+                settings.rivals,
+                pool=settings.pool,
+                prepared=prepared,
+                normalisation=settings.normalisation,
+                seed=settings.seed,
+                name=_RIVALS,
+            )
 
 
 def design(settings: QuaDMixConfig, job: Job) -> None:
@@ -226,7 +238,13 @@ def select(settings: QuaDMixConfig, job: Job) -> None:
         return
     budget = settings.select.n_tokens or chain.target_tokens(settings, prepared)
     with job.stage("select"):
-        copies = _copies(settings, job, prepared, (read_curve(job),), budget)
+        copies = curves.draw_sample(
+            prepared.store,
+            read_quality(job.folder("quality")).normalised,
+            (read_curve(job),),
+            n_tokens=budget,
+            seed=settings.seed,
+        )
         store, statistics = prepared.store, prepared.statistics
         sums = np.bincount(
             store.domain, weights=copies * store.n_tokens, minlength=len(store.domains)
@@ -262,20 +280,16 @@ def select(settings: QuaDMixConfig, job: Job) -> None:
 def validate(settings: QuaDMixConfig, job: Job) -> None:
     """Train larger models on the chosen curve and its baselines, and judge."""
     prepared = open_stores(settings, job)
-    quality = job.folder("quality") / NORMALISED
     rivals = rival_curves(settings, job, prepared)
-    criteria = read_quality(job.folder("quality")).normalised
-    mixtures = {
-        name: curves.expected_mixture(prepared.store, criteria, some)
-        for name, some in rivals.items()
-    }
+    mixtures = {name: one.mixture for name, one in rivals.items()}
     for name, weights in judging.named_mixtures(settings.validate, prepared.store.domains).items():
         mixtures[name] = Mixture.flat(prepared.store.domains, weights)
 
     def amend(name: str, spec: TrainingSpec) -> TrainingSpec:
         if name not in rivals:
             return spec
-        return replace(spec, curve=curves_to_json(rivals[name]), quality=str(quality))
+        one = rivals[name]
+        return replace(spec, curve=curves_to_json(one.curves), quality=str(one.quality))
 
     with job.stage("validate"):
         judging.judge(
@@ -290,14 +304,39 @@ def validate(settings: QuaDMixConfig, job: Job) -> None:
         )
 
 
-def rival_curves(
-    settings: QuaDMixConfig, job: Job, prepared: Prepared
-) -> dict[str, tuple[QualityCurve, ...]]:
-    """Return the curves to be judged: chosen, natural, each criterion's best, their union."""
-    quality = read_quality(job.folder("quality"))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rival:
+    """A curve, or a union of several, that is trained and judged."""
+
+    curves: tuple[QualityCurve, ...]
+    quality: Path
+    """File of the normalised criteria they are about."""
+    mixture: Mixture
+    """Shares they are expected to take."""
+
+
+def rival_curves(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> dict[str, Rival]:
+    """Return what is judged: chosen, natural, the best by each criterion, their union, rivals."""
     budget = given(prepared, chain.target_tokens(settings, prepared))
-    others = curves.baselines(prepared.store, quality.normalised, quality.criteria, budget)
-    return {CHOSEN: (read_curve(job),), **others}
+    found = {}
+    quality = read_quality(job.folder("quality"))
+    named = curves.baselines(prepared.store, quality.normalised, quality.criteria, budget)
+    for name, some in {CHOSEN: (read_curve(job),), **named}.items():
+        found[name] = Rival(
+            curves=some,
+            quality=job.folder("quality") / NORMALISED,
+            mixture=curves.expected_mixture(prepared.store, quality.normalised, some),
+        )
+    if settings.rivals:
+        others = read_quality(job.folder(_RIVALS))
+        tops = curves.top_curves(prepared.store, others.normalised, others.criteria, budget)
+        for name, curve in zip(others.criteria, tops, strict=True):
+            found[name] = Rival(
+                curves=(curve,),
+                quality=job.folder(_RIVALS) / NORMALISED,
+                mixture=curves.expected_mixture(prepared.store, others.normalised, (curve,)),
+            )
+    return found
 
 
 def study(settings: QuaDMixConfig, job: Job) -> CurveStudy:
@@ -348,31 +387,6 @@ def read_found(job: Job) -> Mapping[str, Json]:
     """Read what was predicted for the search's answer, and beside it."""
     folder = artifacts.require(job.folder("optimum"), made_by="cuvee search")
     return cast(Mapping[str, Json], artifacts.read_json(folder / _FOUND))
-
-
-def _copies(
-    settings: QuaDMixConfig,
-    job: Job,
-    prepared: Prepared,
-    some: tuple[QualityCurve, ...],
-    budget: int,
-) -> IntArray:
-    """Draw the copies of every document and discard evenly what is beyond the budget."""
-    store = prepared.store
-    quality = read_quality(job.folder("quality"))
-    train = np.flatnonzero(store.side == 0)
-    expected = pool_copies(
-        some,
-        normalised=quality.normalised[train],
-        n_tokens=store.n_tokens[train],
-        domain=store.domain[train].astype(np.int64),
-    )
-    copies = np.zeros(len(store.keys), dtype=np.int64)
-    drawn = draw_copies(expected, store.keys[train], seed=settings.seed)
-    copies[train] = discard(
-        drawn, store.n_tokens[train], store.keys[train], quota=budget, seed=settings.seed
-    )
-    return copies
 
 
 def _read_measured(job: Job) -> Runs:

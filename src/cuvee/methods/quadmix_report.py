@@ -10,7 +10,7 @@ from cuvee import artifacts
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.corpus.scan import read_index
-from cuvee.methods import chain, curves, findings, judging, planning, quadmix
+from cuvee.methods import chain, findings, judging, planning, quadmix
 from cuvee.methods.curve_study import describe_rounds, last_vectors
 from cuvee.methods.job import Job
 from cuvee.methods.planning import Part
@@ -46,11 +46,8 @@ def content(settings: QuaDMixConfig, job: Job) -> ReportContent:
     """Gather the report of a finished run."""
     prepared = chain.open_stores(settings, job)
     quality = read_quality(job.folder("quality"))
-    criteria = quality.normalised
-    rivals = {
-        name: curves.expected_mixture(prepared.store, criteria, some)
-        for name, some in quadmix.rival_curves(settings, job, prepared).items()
-    }
+    judged = quadmix.rival_curves(settings, job, prepared)
+    rivals = {name: one.mixture for name, one in judged.items()}
     for name, weights in judging.named_mixtures(settings.validate, prepared.store.domains).items():
         rivals[name] = Mixture.flat(prepared.store.domains, weights)
     runs = read_runs(job.folder("runs") / "runs.parquet")
@@ -108,7 +105,8 @@ def summary(_: QuaDMixConfig, job: Job) -> dict[str, Json]:
 def dry_run(settings: QuaDMixConfig, job: Job) -> dict[str, Json]:
     """Plan and cost."""
     n_criteria = len(settings.criteria)
-    n_rivals = 2 + n_criteria + (n_criteria > 1) + len(settings.validate.mixtures)
+    n_others = len(settings.rivals) + len(settings.validate.mixtures)
+    n_rivals = 2 + n_criteria + (n_criteria > 1) + n_others
     judged = Part(
         name="validation",
         n_runs=n_rivals * settings.validate.n_seeds,

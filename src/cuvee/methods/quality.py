@@ -64,6 +64,7 @@ def label_quality(
     prepared: Prepared,
     normalisation: Normalisation,
     seed: int,
+    name: str = "quality",
 ) -> Quality:
     """Compute all criteria; finished columns are not made again.
 
@@ -74,6 +75,7 @@ def label_quality(
         prepared: The token stores.
         normalisation: How criteria are put on one scale.
         seed: The run's seed.
+        name: Of the artefact's folder.
 
     Returns:
         The criteria, on one scale.
@@ -82,23 +84,23 @@ def label_quality(
         ConfigError: A criterion needs targets, and there are none of that name.
         DataError: A column is missing, or has no numbers.
     """
-    folder = job.folder("quality")
+    folder = job.folder(name)
     if artifacts.is_done(folder):
         return read_quality(folder)
     columns: list[FloatArray] = []
     checks: dict[str, dict[str, float | None]] = {}
-    for name, criterion in criteria.items():
-        _check_targets(name, criterion, prepared)
-        scores, reference, about = _score(job, name, criterion, pool, prepared, seed)
+    for column, criterion in criteria.items():
+        _check_targets(column, criterion, prepared)
+        scores, reference, about = _score(job, column, criterion, pool, prepared, seed)
         train = prepared.store.side == 0
         scale = Normaliser.fit(
             scores[train], larger_is_better=criterion.turned, method=normalisation
         )
         columns.append(scale.transform(scores).astype(np.float32))
         rank = _mean_rank(reference, scores[train], criterion)
-        checks[name] = {"reference": rank, "auc": None, **about}
-        _warn(name, rank)
-    plain = {name: config.dump(one) for name, one in criteria.items()}
+        checks[column] = {"reference": rank, "auc": None, **about}
+        _warn(column, rank)
+    plain = {column: config.dump(one) for column, one in criteria.items()}
     with artifacts.writing(
         folder,
         stage="label",
@@ -106,7 +108,7 @@ def label_quality(
         seed=seed,
         inputs={
             "tokens": artifacts.digest_of(job.folder("tokens")),
-            **{name: artifacts.digest_of(job.folder("labels", name)) for name in criteria},
+            **{one: artifacts.digest_of(job.folder("labels", one)) for one in criteria},
         },
     ) as aside:
         np.save(aside / NORMALISED, np.stack(columns, axis=1))
@@ -138,7 +140,7 @@ def _score(
     path, auc = None, None
     if criterion.kind in LEARNT:
         path, auc = _learn(job, name, criterion, texts, seed)
-    options = _options(criterion)
+    options = _options(criterion, seed)
     folder = run_pass(
         LabelPass(
             column=name,
@@ -161,6 +163,8 @@ def _score(
     if criterion.kind == "column":
         scores, missing = _fill(name, criterion, scores)
         return scores, _reference_numbers(job, name, criterion, prepared), {"missing": missing}
+    if criterion.kind == "dsir":  # its sums go with length: the reference's say nothing
+        return scores, np.empty(0), {"auc": auc}
     score = text_scorer(criterion.kind, path, options)
     return scores, score(texts) if texts else np.empty(0), {"auc": auc}
 
@@ -181,8 +185,10 @@ def _learn(
     return path, kind.load(path).auc
 
 
-def _options(criterion: CriterionConfig) -> dict[str, Json]:
+def _options(criterion: CriterionConfig, seed: int) -> dict[str, Json]:
     """Return what a scorer is told besides its model's file."""
+    if criterion.kind == "dsir":
+        return {"seed": seed}
     return {"number": criterion.column} if criterion.kind == "column" else {}
 
 
