@@ -1,4 +1,4 @@
-"""Proxies on documents sampled by a quality curve."""
+"""Proxies on documents sampled by a quality curve, or named one by one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,12 @@ from cuvee.errors import ConfigError, DataError
 from cuvee.policy.mixture import Mixture
 from cuvee.policy.quality_curve import QualityCurve
 from cuvee.proxy.batches import WindowStream
-from cuvee.proxy.documents import sample_documents, training_documents, training_plan
+from cuvee.proxy.documents import (
+    copied_documents,
+    sample_documents,
+    training_documents,
+    training_plan,
+)
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import ProxyConfig, SweepInputs, collect, train_all, training_spec
 
@@ -112,3 +117,30 @@ def test_a_curve_of_another_pool_or_of_nothing_is_refused(
         training_plan(replace(spec, curve=other), store)
     with pytest.raises(DataError, match="takes no document"):
         training_plan(replace(spec, curve=_curve(store, 0.0).to_json()), store)
+
+
+def test_a_file_of_copies_is_what_is_seen(
+    spec: TrainingSpec, store: TokenStore, tmp_path: Path
+) -> None:
+    """Documents of the training side, as often as it says; the mixture is that of their tokens."""
+    copies = np.random.default_rng(1).integers(3, size=len(store.keys)).astype(np.uint8)
+    np.save(tmp_path / "copies.npy", copies)
+    run = replace(spec, curve=None, quality=None, copies=str(tmp_path / "copies.npy"))
+    documents = training_documents(run, store)
+    taken, drawn, mixture = copied_documents(run, store, documents)
+    tokens = []
+    for name in store.domains:
+        assert set(taken[name].tolist()) == set(documents[name][copies[documents[name]] > 0])
+        np.testing.assert_array_equal(drawn[name], copies[taken[name]])
+        tokens.append((drawn[name] * store.n_tokens[taken[name]]).sum())
+    np.testing.assert_allclose(mixture.overall, np.array(tokens) / sum(tokens))
+    plan = training_plan(run, store)
+    np.testing.assert_allclose(plan.realised, mixture.overall, atol=1.0 / run.n_sequences)
+    train_all({"a": run}, tmp_path / "sweep", workers=0)
+    assert not collect(("a",), tmp_path / "sweep").diverged.any()
+    np.save(tmp_path / "copies.npy", copies[1:])
+    with pytest.raises(DataError, match="made of another pool"):
+        copied_documents(run, store, documents)
+    np.save(tmp_path / "copies.npy", np.zeros_like(copies))
+    with pytest.raises(DataError, match="takes no document"):
+        copied_documents(run, store, documents)

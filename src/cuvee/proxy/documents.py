@@ -139,6 +139,37 @@ def sample_documents(
     return taken, copies, Mixture.flat(store.domains, normalise(np.array(tokens)))
 
 
+def copied_documents(
+    run: TrainingSpec, store: TokenStore, documents: dict[str, IntArray]
+) -> tuple[dict[str, IntArray], dict[str, IntArray], Mixture]:
+    """Take documents as often as the run's file says.
+
+    Args:
+        run: With the file of copies.
+        store: The pool.
+        documents: By domain: what the run may draw from.
+
+    Returns:
+        By domain: documents with at least one copy, and their copies; and the mixture of their
+        tokens.
+
+    Raises:
+        DataError: The file is of another pool, or takes no document.
+    """
+    copies = np.load(str(run.copies), mmap_mode="r", allow_pickle=False)
+    if copies.shape != store.keys.shape:
+        raise DataError(
+            f"the file of copies has shape {copies.shape}, but the pool has {len(store.keys)} "
+            "documents; it was made of another pool."
+        )
+    taken = {name: own[copies[own] > 0] for name, own in documents.items()}
+    drawn = {name: copies[own].astype(np.int64) for name, own in taken.items()}
+    tokens = [float((drawn[name] * store.n_tokens[taken[name]]).sum()) for name in store.domains]
+    if not any(tokens):
+        raise DataError("the file of copies takes no document that may be trained on.")
+    return taken, drawn, Mixture.flat(store.domains, normalise(np.array(tokens)))
+
+
 def training_plan(run: TrainingSpec, pool: TokenStore) -> TrainingPlan:
     """Lay out all sequences of a run.
 
@@ -153,7 +184,9 @@ def training_plan(run: TrainingSpec, pool: TokenStore) -> TrainingPlan:
             f"{', '.join(pool.domains)}; bind the mixture to this pool's domains."
         )
     documents = training_documents(run, pool)
-    if run.curve is not None:
+    if run.copies is not None:
+        documents, copies, mixture = copied_documents(run, pool, documents)
+    elif run.curve is not None:
         documents, copies, mixture = sample_documents(run, pool, documents)
     streams: list[WindowStream | None] = []
     for name, weight in zip(mixture.domains, mixture.overall, strict=True):

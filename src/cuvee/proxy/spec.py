@@ -57,6 +57,9 @@ class TrainingSpec:
     quality: str | None = None
     """File of the (n_documents, n_criteria) criteria on one scale, in the order of the pool's
     store; needed with a curve."""
+    copies: str | None = None
+    """File of the (n_documents,) whole copies of every document, in the order of the pool's store;
+    None: as mixture or curve say. With it the mixture is that of the copies' tokens."""
     step: Step = "autograd"
     """How gradients are computed (`possible_step`); the same numbers to rounding."""
     base: str | None = None
@@ -66,7 +69,7 @@ class TrainingSpec:
 def portable_spec(run: TrainingSpec) -> dict[str, Json]:
     """Return a spec as JSON without paths; the manifest names the digests of what lies there."""
     plain = config.dump(run)
-    paths = ("pool", "targets", "quality", "base")
+    paths = ("pool", "targets", "quality", "copies", "base")
     return {name: value for name, value in plain.items() if name not in paths}
 
 

@@ -54,6 +54,10 @@ def train_proxy(spec: Mapping[str, Json], folder: Path) -> None:
     inputs = {"pool": artifacts.digest_of(Path(run.pool))}
     if run.targets:
         inputs["targets"] = artifacts.digest_of(Path(run.targets))
+    if run.quality:
+        inputs["quality"] = artifacts.digest_file(Path(run.quality))
+    if run.copies:
+        inputs["copies"] = artifacts.digest_file(Path(run.copies))
     if run.base:
         inputs["base"] = artifacts.digest_file(Path(run.base))
     with (
