@@ -8,7 +8,9 @@ import numpy as np
 
 from cuvee.arrays import KeyArray
 
-Purpose: TypeAlias = Literal["split", "subset", "copies", "order", "discard", "sample", "half"]
+Purpose: TypeAlias = Literal[
+    "split", "subset", "copies", "order", "discard", "sample", "half", "probe"
+]
 _MASK = (1 << 64) - 1
 
 
