@@ -9,6 +9,8 @@ import pytest
 
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.errors import ArtifactError, ConfigError, DataError, InfeasibleError
+from cuvee.policy.cluster_rates import ClusterRates
+from cuvee.policy.sampling import draw_copies
 from cuvee.randomness import document_keys
 from cuvee.search.arms import ClusteredPool, effective_clusters, regret_per_token
 from cuvee.search.bandit import Bandit, Probe, upper_confidence
@@ -381,3 +383,19 @@ def test_estimated_regret_is_near_the_true_one() -> None:
         last = list(bandit.rounds(planted.probe))[-1]
         apart.append(last.regret - planted.regret(bandit.copies))
     assert abs(np.mean(apart)) < 0.2
+
+
+def test_the_selection_is_a_policy() -> None:
+    """Rates of clusters draw exactly the documents the bandit took."""
+    planted = _planted()
+    bandit = _bandit(planted, seed=5)
+    list(bandit.rounds(planted.probe))
+    policy = ClusterRates.of_documents(
+        [str(place) for place in range(_N_CLUSTERS)],
+        keys=planted.pool.keys,
+        cluster=planted.pool.cluster,
+        copies=bandit.copies,
+        seed=5,
+    )
+    rates = np.asarray(policy.rates)[planted.pool.cluster]
+    np.testing.assert_array_equal(draw_copies(rates, planted.pool.keys, seed=5), bandit.copies)
