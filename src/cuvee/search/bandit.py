@@ -318,8 +318,8 @@ class Bandit:
         missing = self._budget - int(self._taken.sum())
         if missing <= 0:
             return np.zeros(0, dtype=np.int64)
-        share = self._config.take_share * int(self._supply.n_left[cluster])
-        wanted = self._config.take_documents or int(np.ceil(share))
+        share = int(np.ceil(self._config.take_share * int(self._supply.n_left[cluster])))
+        wanted = self._config.take_documents or max(share, self._config.n_probes)
         documents = self._supply.take(cluster, wanted, n_tokens=missing)
         self._copies[documents] = 1
         self._taken[cluster] += int(self._pool.n_tokens[documents].sum())

@@ -34,7 +34,8 @@ class BanditConfig:
     """Accept clusters from this quantile of the means up, clusters weighted by their tokens left,
     in [0, 1); None: the highest at which the clusters accepted can still fill the budget."""
     take_share: float = 0.5
-    """gamma: share of what an accepted cluster can still give that one pull takes, in (0, 1]."""
+    """gamma: share of what an accepted cluster can still give that one pull takes, in (0, 1]; never
+    fewer documents than a pull scores."""
     take_documents: int | None = None
     """Documents a pull takes in place of a share. Released: 20,000."""
     max_share: float | None = None
