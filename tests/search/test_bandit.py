@@ -241,6 +241,18 @@ def test_a_log_of_another_run_is_refused() -> None:
         Round.from_json({"number": 1})
 
 
+def test_another_processors_rounding_is_no_other_run() -> None:
+    """A log whose numbers differ in the last digit is gone on with; a real change is not."""
+    planted = _planted()
+    rounds = list(_bandit(planted).rounds(planted.probe))
+    last = rounds[-1]
+    nudged = dataclasses.replace(last, regret=last.regret * (1 + 1e-14))
+    _bandit(planted).replay([*rounds[:-1], nudged])
+    changed = dataclasses.replace(last, total_tokens=last.total_tokens + 1)
+    with pytest.raises(ArtifactError, match=f"round {last.number} of"):
+        _bandit(planted).replay([*rounds[:-1], changed])
+
+
 def test_layout_does_not_matter() -> None:
     """Documents in another order: the same ones are probed and taken."""
     planted = _planted()

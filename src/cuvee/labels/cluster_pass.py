@@ -30,10 +30,9 @@ from cuvee.labels.embeddings import (
     read_vectors,
 )
 from cuvee.labels.passes import SCORES, ColumnTasks, run_column
+from cuvee.policy.cluster_rates import COLUMN
 from cuvee.randomness import document_keys, hash64
 
-COLUMN = "cluster"
-"""Name of the label column and of its column of clusters."""
 _TASK = "cuvee.labels.cluster_pass:assign_shard"
 _TEXTS_AT_ONCE = 256
 

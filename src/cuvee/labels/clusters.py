@@ -172,8 +172,7 @@ def fit_clusters(
         )
     embedder = None
     if vectors is None:
-        embedder = TfidfEmbedder.fit(texts, config.embedding, rng=rng)
-        vectors = embedder(texts)
+        embedder, vectors = TfidfEmbedder.fit(texts, config.embedding, rng=rng)
     if len(vectors) != len(texts):
         raise DataError(f"there are {len(vectors)} vectors for {len(texts)} texts; give one each.")
     points = units(vectors)

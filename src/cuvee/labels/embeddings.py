@@ -102,13 +102,16 @@ class TfidfEmbedder:
     @classmethod
     def fit(
         cls, texts: Sequence[str], config: EmbeddingConfig, *, rng: np.random.Generator
-    ) -> Self:
+    ) -> tuple[Self, Vectors]:
         """Learn frequencies and directions from a sample.
 
         Args:
             texts: Their order matters to the last digits; give them in hash order.
             config: Sizes.
             rng: Source of the randomised SVD.
+
+        Returns:
+            The embedder and the (n_documents, n_dimensions) vectors it gives the texts.
 
         Raises:
             DataError: Fewer texts than dimensions hold a word.
@@ -125,19 +128,23 @@ class TfidfEmbedder:
         svd = TruncatedSVD(config.n_dimensions, random_state=integer_seed(rng))
         with one_thread():
             svd.fit(transformer.transform(counts))
-        return cls(
+        embedder = cls(
             idf=transformer.idf_.astype(np.float32),
             components=svd.components_.astype(np.float32),
             n_characters=config.n_characters,
         )
+        return embedder, embedder._project(counts)
 
     def __call__(self, texts: Sequence[str], /) -> Vectors:
         """Return the (n_documents, n_dimensions) vectors; 0 where a text has no known word."""
-        counts = _counts(texts, len(self.idf), self.n_characters)
-        counts.data = (1.0 + np.log(counts.data)) * self.idf[counts.indices]
-        lengths = np.sqrt(np.asarray((counts * counts).sum(axis=1)).ravel())
+        return self._project(_counts(texts, len(self.idf), self.n_characters))
+
+    def _project(self, counts: csr_array) -> Vectors:
+        weights = (1.0 + np.log(counts.data)) * self.idf[counts.indices]
+        weighted = csr_array((weights, counts.indices, counts.indptr), shape=counts.shape)
+        lengths = np.sqrt(np.asarray((weighted * weighted).sum(axis=1)).ravel())
         # Sparse times dense goes row by row: a vector does not depend on the texts beside it.
-        found = np.asarray(counts @ self.components.T, dtype=np.float32)
+        found = np.asarray(weighted @ self.components.T, dtype=np.float32)
         return np.asarray(found / np.where(lengths > 0.0, lengths, 1.0)[:, None], dtype=np.float32)
 
     def save(self, path: Path) -> None:

@@ -147,6 +147,12 @@ class Bandit:
         """
         while not self.over:
             yield self.play(probe)
+        if not self.met:
+            logger.warning(
+                "the bandit ended with %d of %d tokens: no cluster that is left is good enough",
+                int(self._taken.sum()),
+                self._budget,
+            )
 
     def play(self, probe: Probe) -> Round:
         """Play one round.
@@ -204,7 +210,7 @@ class Bandit:
                 again = None if self.over else self.play(lambda _, found=known: found)  # type: ignore[misc]
             except DataError:
                 again = None
-            if again != earlier:
+            if again is None or not again.matches(earlier):
                 raise ArtifactError(
                     f"round {earlier.number} of the bandit's log is not what this pool, config and "
                     "seed would have done. Use another --out, or delete the search's folder."

@@ -1,11 +1,14 @@
 """What a bandit did, round by round: all that is needed to go on, or to tell of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
 
 from cuvee.artifacts import Json
 from cuvee.errors import DataError
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +87,13 @@ class Round:
             "regret": self.regret,
         }
 
+    def matches(self, other: "Round") -> bool:
+        """Tell whether two rounds are the same: choices exactly, numbers up to rounding.
+
+        Another processor may add in another order; that is no other round.
+        """
+        return _alike(self.to_json(), other.to_json())
+
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> Self:
         """Make a round from the answer of `to_json`.
@@ -100,3 +110,13 @@ class Round:
                 f"a round of the bandit's log is not in the expected form ({error!r}). Delete the "
                 "search's folder and run it again."
             ) from error
+
+
+def _alike(one: Json, other: Json) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return set(one) == set(other) and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return one == other
