@@ -9,7 +9,7 @@ import numpy as np
 from cuvee.arrays import KeyArray
 
 Purpose: TypeAlias = Literal[
-    "split", "subset", "copies", "order", "discard", "sample", "half", "resample"
+    "split", "subset", "copies", "order", "discard", "sample", "half", "probe", "resample"
 ]
 _MASK = (1 << 64) - 1
 

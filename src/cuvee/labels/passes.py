@@ -1,7 +1,7 @@
 """One pass over the pool's text for one criterion: a task a shard, then one label column."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -21,9 +21,21 @@ from cuvee.executors import Task, run_tasks
 from cuvee.labels.scorers import SCORE, Scorer, batch_scorer
 from cuvee.randomness import document_keys
 
-__all__ = ["SCORE", "LabelPass", "Scorer", "align", "label_shard", "read_column", "run_pass"]
+__all__ = [
+    "SCORE",
+    "SCORES",
+    "ColumnTasks",
+    "LabelPass",
+    "Scorer",
+    "align",
+    "label_shard",
+    "read_column",
+    "run_column",
+    "run_pass",
+]
 
-_SCORES = "scores.parquet"
+SCORES = "scores.parquet"
+"""File of a shard's labels in its part's folder."""
 _TASK = "cuvee.labels.passes:label_shard"
 
 
@@ -65,38 +77,84 @@ def run_pass(
     Raises:
         DataError: A shard is missing or damaged.
     """
+    digest = artifacts.digest_file(job.model) if job.model else ""
+    spec: Mapping[str, Json] = {
+        "config": dump(job.pool),
+        "scorer": job.scorer,
+        "model": str(job.model) if job.model else None,
+        "digest": digest,
+        "options": dict(job.options),
+    }
+    return run_column(
+        ColumnTasks(
+            column=job.column,
+            function=_TASK,
+            spec=spec,
+            shards=job.shards,
+            settings={"column": job.column, "scorer": job.scorer, **job.options},
+        ),
+        out,
+        run=lambda tasks: run_tasks(tasks, workers=workers),
+        on_progress=on_progress,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnTasks:
+    """A label column to be made: one task a shard, each leaving ``scores.parquet``."""
+
+    column: str
+    """Its name."""
+    function: str
+    """Of `executors.Task`; its spec is ``spec`` and the shard."""
+    spec: Mapping[str, Json]
+    shards: tuple[Shard, ...]
+    settings: Json
+    """Of the column's manifest."""
+
+
+def run_column(
+    job: ColumnTasks,
+    out: Path,
+    *,
+    run: Callable[[Sequence[Task]], Iterator[Task]],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Run a column's tasks, going on where an earlier call was stopped, and gather their files.
+
+    Args:
+        job: The column.
+        out: The run's folder.
+        run: Runs tasks and yields each when it is finished.
+        on_progress: Called with the number of shards done and their total.
+
+    Returns:
+        The column's artefact folder.
+    """
     folder = out / "labels" / job.column
     if artifacts.is_done(folder):
         return folder
     parts = out / "labels" / ".passes" / job.column
-    digest = artifacts.digest_file(job.model) if job.model else ""
     tasks = [
         Task(
-            function=_TASK,
-            spec={
-                "shard": dump(shard),
-                "config": dump(job.pool),
-                "scorer": job.scorer,
-                "model": str(job.model) if job.model else None,
-                "digest": digest,
-                "options": job.options,
-            },
+            function=job.function,
+            spec={"shard": dump(shard), **job.spec},
             folder=parts / shard.name,
             cost=shard.n_bytes,
         )
         for shard in job.shards
     ]
-    for n_done, _ in enumerate(run_tasks(tasks, workers=workers), start=1):
+    for n_done, _ in enumerate(run(tasks), start=1):
         on_progress(n_done, len(tasks))
     with artifacts.writing(
         folder,
         stage="label",
-        settings={"column": job.column, "scorer": job.scorer, **job.options},
+        settings=job.settings,
         seed=0,
         inputs={shard.name: artifacts.digest_of(parts / shard.name) for shard in job.shards},
     ) as aside:
         for shard in job.shards:
-            shutil.copyfile(parts / shard.name / _SCORES, aside / f"{shard.name}.parquet")
+            shutil.copyfile(parts / shard.name / SCORES, aside / f"{shard.name}.parquet")
     shutil.rmtree(parts)
     return folder
 
@@ -128,7 +186,7 @@ def label_shard(spec: Mapping[str, Json], folder: Path) -> None:
         if not tables:  # a shard of rejected rows only
             none = pa.table({"key": np.zeros(0, np.uint64), SCORE: np.zeros(0, np.float32)})
             tables.append(none)
-        pq.write_table(pa.concat_tables(tables), aside / _SCORES, compression="zstd")
+        pq.write_table(pa.concat_tables(tables), aside / SCORES, compression="zstd")
 
 
 def read_column(folder: Path, shards: Sequence[str], column: str = SCORE) -> dict[str, pa.Table]:
