@@ -1,0 +1,1 @@
+"""Which documents would lower the loss on a reference set: gradients, curvature, scores."""
