@@ -77,6 +77,10 @@ class Decoder(nn.Module):
             x = x + block["mlp_down"](torch.tanh(block["mlp_up"](x)))
         return x
 
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return (B, T, C) of whole sequences."""
+        return self.hidden(tokens, torch.zeros_like(tokens))
+
     def document_loss(self, ids: IntArray) -> Tensor:
         """Return the summed loss of a document that starts after START, window by window."""
         row = torch.from_numpy(np.concatenate([[START], ids]))

@@ -42,7 +42,7 @@ class _Tapped(torch.autograd.Function):
         grad = grads[0]
         ctx.receive(
             ctx.use.name,
-            x.reshape(-1, x.shape[-1]).to(grad.dtype),
+            x.detach().reshape(-1, x.shape[-1]).to(grad.dtype),
             grad.reshape(-1, grad.shape[-1]),
         )
         if not ctx.needs_input_grad[0]:
@@ -52,12 +52,20 @@ class _Tapped(torch.autograd.Function):
 
 @contextmanager
 def running(
-    model: CausalModel, layers: tuple[Layer, ...], batch: Batch, linear: Linear
+    model: CausalModel,
+    layers: tuple[Layer, ...],
+    batch: Batch,
+    linear: Linear,
+    *,
+    own_attention: bool = False,
 ) -> Iterator[None]:
-    """Catch the tracked linear maps of a forward pass, and its attention where that is plain."""
+    """Catch the tracked linear maps of a forward pass.
+
+    Its attention is caught too where that is plain, unless the module's own is asked for.
+    """
     parameters = dict(model.module.named_parameters())
     names = {id(parameters[layer.name]): layer.name for layer in layers}
-    attention = _attention(batch) if model.plain_attention else None
+    attention = _attention(batch) if model.plain_attention and not own_attention else None
     with (
         evaluating(model.module),
         Intercept(names, linear=linear, attention=attention),
