@@ -6,12 +6,11 @@ tracked matrix; inputs a and output gradients g of one layer are handed over tog
 Shapes in comments: N tokens of the batch (padding included), C width.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cuvee.influence.attention import segment_attention
@@ -78,6 +77,8 @@ def hidden_states(model: CausalModel, batch: Batch) -> tuple[Tensor, Tensor | No
     """Run the module: (N, C) last hidden states, and the head in their type."""
     hidden = model.hidden(batch.tokens, batch.segments)
     hidden = hidden.reshape(-1, hidden.shape[-1])
+    if model.precision == "bfloat16":
+        hidden = hidden.to(torch.bfloat16)
     head = None if model.head is None else model.head.detach().to(hidden.dtype)
     return hidden, head
 
@@ -126,13 +127,8 @@ def losses(
         return token_losses(hidden, head, batch.targets)
 
 
-def moved(use: LinearMap, changes: Mapping[str, Tensor]) -> Tensor:
-    """Return D x, the change of a linear map's output along a direction D."""
-    return F.linear(use.x, changes[use.name].to(use.weight.dtype))
-
-
 def _attention(batch: Batch) -> Attention:
     def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
-        return segment_attention(q, k, v, batch.spans, scale)
+        return segment_attention(q.to(v.dtype), k.to(v.dtype), v, batch.spans, scale)
 
     return attention
