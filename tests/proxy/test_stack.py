@@ -29,7 +29,7 @@ EXACT = 1e-9
 """In float64: the sums of a batched product may be made in another order than those of one."""
 
 ROUGH = 1e-5
-"""Of weights after steps of size 1e5, which blow rounding up; the losses are as exact as others'."""
+"""Of weights after steps of size 1e5, which blow rounding up; losses are as exact as others'."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -135,40 +135,42 @@ class StackedStep:
         return total
 
     @torch.no_grad()
-    def _apply(self, gradients: Sequence[Tensor], factor: Tensor, number: int) -> None:
+    def _apply(self, gradients: Sequence[Tensor], clip: Tensor, number: int) -> None:
         rate, size, correction = (
             table[number - 1] for table in (self._rates, self._sizes, self._corrections)
         )
-        decayed, spared = 1 - rate * self._decay, torch.ones_like(rate)
-        for parameter, gradient, (mean, square) in zip(
-            self._parameters, gradients, self._moments, strict=True
-        ):
-            shape = (-1, *[1] * (parameter.dim() - 1))
-            kept = decayed if parameter.dim() == 3 else spared  # gains are not decayed
-            self._update(
-                parameter,
-                gradient,
-                (mean, square),
-                (factor.view(shape), kept.view(shape), size.view(shape), correction),
-                self._running.view(shape),
-            )
+        factors = (clip, 1 - rate * self._decay, size, correction)
+        self._update(self._parameters, gradients, self._moments, factors, self._running)
 
 
 def _update(
-    parameter: Tensor,
-    gradient: Tensor,
-    moments: tuple[Tensor, Tensor],
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    moments: Sequence[tuple[Tensor, Tensor]],
     factors: tuple[Tensor, Tensor, Tensor, Tensor],
     running: Tensor,
 ) -> None:
-    """Take AdamW's step on one parameter of all members, in place; only `running` ones move."""
-    mean, square = moments
-    clip, kept, size, correction = factors
-    clipped = gradient * clip
-    mean.lerp_(clipped, 1 - _BETA1)
-    square.mul_(_BETA2).addcmul_(clipped, clipped, value=1 - _BETA2)
-    moved = parameter * kept - size * mean / (square.sqrt() / correction + _EPSILON)
-    parameter.copy_(torch.where(running, moved, parameter))
+    """Take AdamW's step on all parameters of the members that are running, in place.
+
+    Args:
+        parameters: (M, ...) each.
+        gradients: Of the same shapes.
+        moments: Mean and mean square of each one's gradients.
+        factors: (M,) clip, what decay keeps of a matrix, and size of the step; and the root of the
+            second moment's correction, a scalar.
+        running: (M,) True where a member moves.
+    """
+    *by_member, correction = factors
+    for parameter, gradient, (mean, square) in zip(parameters, gradients, moments, strict=True):
+        shape = (-1, *[1] * (parameter.dim() - 1))
+        clip, kept, size = (factor.view(shape) for factor in by_member)
+        clipped = gradient * clip
+        mean.lerp_(clipped, 1 - _BETA1)
+        square.mul_(_BETA2).addcmul_(clipped, clipped, value=1 - _BETA2)
+        is_matrix = parameter.dim() == 3  # gains are not decayed
+        moved = parameter * kept if is_matrix else parameter
+        moved = moved - size * mean / (square.sqrt() / correction + _EPSILON)
+        parameter.copy_(torch.where(running.view(shape), moved, parameter))
 
 
 @cache

@@ -4,6 +4,7 @@
 stack that was killed goes on with the members that are not.
 """
 
+import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,15 @@ def train_stack(spec: Mapping[str, Json], folder: Path) -> None:
                 "proxy.stack to a smaller number, or to none, and run the same command again."
             ) from error
         trainer.write()
+        del trainer
+        free_memory(device)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give a card's memory back; this process may go on with another card."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def empty_stack(
