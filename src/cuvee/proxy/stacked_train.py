@@ -56,6 +56,7 @@ def train_stack(spec: Mapping[str, Json], folder: Path) -> None:
         return
     device = torch.device(str(spec["device"]))
     compiled = bool(spec["compiled"]) and can_compile(str(device))
+    torch.compiler.reset()  # of many shapes in one process torch compiles only the first few
     with ExitStack() as open_folders, one_thread():
         asides = [
             open_folders.enter_context(
@@ -128,8 +129,11 @@ class _StackTrainer:
         self._model = empty_stack(
             runs[0], n_members=len(runs), vocabulary_size=pool.vocabulary_size, device=device
         )
+        state, made_for = {}, None
         for member, run in enumerate(runs):
-            state = initial_model(run, pool.vocabulary_size).state_dict()
+            if (run.seed, run.base) != made_for:  # runs of a sweep share their initial weights
+                made_for = (run.seed, run.base)
+                state = initial_model(run, pool.vocabulary_size).state_dict()
             self._model.load_member(member, state)
         self._step = StackedStep(self._model, runs, compiled=compiled)
 
