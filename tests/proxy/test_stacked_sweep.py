@@ -141,7 +141,10 @@ def test_a_killed_stack_goes_on_with_the_members_that_are_left(
         with pytest.raises(KeyboardInterrupt):
             train_all(specs, tmp_path, workers=0, stacks=stacks)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+    (tmp_path / "b.partial").mkdir()  # what kill -9 leaves
+    (tmp_path / "b.partial" / "spec.json").write_text("{")
     train_all(specs, tmp_path, workers=0, stacks=stacks)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "d"]
     for name, moment in before.items():
         assert (tmp_path / name / artifacts.DONE).stat().st_mtime_ns == moment
     for name, losses in whole.items():

@@ -13,7 +13,7 @@ from cuvee import artifacts, config
 from cuvee.artifacts import Json
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.stacked_step import StackedStep, can_compile
-from cuvee.proxy.stacked_train import empty_stack, free_memory
+from cuvee.proxy.stacked_train import empty_stack, free_memory, on_device
 from cuvee.proxy.stacking import (
     MOST_MEMBERS,
     StackChoice,
@@ -41,7 +41,10 @@ def calibrate_stack(spec: Mapping[str, Json], folder: Path) -> None:
     run = config.parse(TrainingSpec, cast(Mapping[str, Json], spec["run"]))
     vocabulary_size, n_runs = cast(int, spec["vocabulary_size"]), cast(int, spec["n_runs"])
     device = torch.device(str(spec["device"]))
-    with artifacts.writing(folder, stage="dry-run", settings={}, seed=run.seed, inputs={}) as aside:
+    with (
+        artifacts.writing(folder, stage="dry-run", settings={}, seed=run.seed, inputs={}) as aside,
+        on_device(device),
+    ):
         free_bytes = torch.cuda.mem_get_info(device)[0]
         trials = measure_trials(run, vocabulary_size, device, most=min(n_runs, MOST_MEMBERS))
         members = choose_members(trials, free_bytes=free_bytes, most=min(n_runs, MOST_MEMBERS))

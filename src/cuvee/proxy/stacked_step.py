@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.95, 1e-8
 _CLIP_EPSILON = 1e-6
-_PIECE_TOKENS = 16_384
-"""Tokens of each member that pass forward and backward at once."""
+_PASS_TOKENS = {"cpu": 2**14, "cuda": 2**19}
+"""Tokens of all members that pass forward and backward at once: enough to fill a card."""
 
 Hidden = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,7 +40,7 @@ class StackedStep:
         runs: Sequence[TrainingSpec],
         *,
         compiled: bool = False,
-        piece_tokens: int = _PIECE_TOKENS,
+        piece_tokens: int | None = None,
     ) -> None:
         """Take the optimiser's memory.
 
@@ -48,14 +48,16 @@ class StackedStep:
             model: On its device, in its type, with the members' weights.
             runs: (M,) specs of one shape; rate, decay, clip and schedule are each one's own.
             compiled: Compile blocks, softmax and update (`can_compile`).
-            piece_tokens: Tokens of each member that pass forward and backward at once.
+            piece_tokens: Tokens of each member that pass forward and backward at once; None for as
+                many as fill the device.
         """
         run = runs[0]
         device, kind = model.embedding.device, model.embedding.dtype
         self._model = model
         self._compiled = compiled
-        self._piece = max(1, piece_tokens // run.context)
-        self._shape: torch.Size | None = None
+        filling = _PASS_TOKENS["cuda" if device.type == "cuda" else "cpu"] // len(runs)
+        self._piece = max(1, (piece_tokens or filling) // run.context)
+        self._shapes: set[torch.Size] = set()
         self._hidden: Hidden = model.hidden
         if compiled:
             self._hidden = torch.compile(model.hidden, dynamic=False)
@@ -124,9 +126,10 @@ class StackedStep:
         scale = 1 / targets[0].numel()
         total = torch.zeros((), device=tokens.device)
         for ids, windows, wanted in zip(*pieces, strict=True):
-            self._shape = self._shape or ids.shape
+            if not self._losses:
+                self._shapes.add(ids.shape)
             # The last batch may be smaller; it is not worth another compilation.
-            hidden = self._hidden if ids.shape == self._shape else self._model.hidden
+            hidden = self._hidden if ids.shape in self._shapes else self._model.hidden
             losses = self._model.losses(
                 hidden(ids, windows), wanted, scale=scale, compiled=self._compiled
             )

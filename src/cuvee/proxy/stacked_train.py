@@ -8,7 +8,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -57,7 +57,7 @@ def train_stack(spec: Mapping[str, Json], folder: Path) -> None:
     device = torch.device(str(spec["device"]))
     compiled = bool(spec["compiled"]) and can_compile(str(device))
     torch.compiler.reset()  # of many shapes in one process torch compiles only the first few
-    with ExitStack() as open_folders, one_thread():
+    with ExitStack() as open_folders, one_thread(), on_device(device):
         asides = [
             open_folders.enter_context(
                 artifacts.writing(
@@ -81,6 +81,11 @@ def train_stack(spec: Mapping[str, Json], folder: Path) -> None:
         trainer.write()
         del trainer
         free_memory(device)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which a card is the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def free_memory(device: torch.device) -> None:
