@@ -306,12 +306,14 @@ def _cuvee_step(variant: Variant, size: ModelSize, tokens: Tensor, targets: Tens
 class NanoGPT(nn.Module):
     """The same network as an ordinary module: RMSNorm, rotary positions, SwiGLU, untied head."""
 
-    def __init__(self, size: ModelSize) -> None:
+    def __init__(
+        self, size: ModelSize, *, vocabulary: int = VOCABULARY, context: int = CONTEXT
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, size.width)
-        self.blocks = nn.ModuleList(NanoBlock(size) for _ in range(size.n_layers))
+        self.embedding = nn.Embedding(vocabulary, size.width)
+        self.blocks = nn.ModuleList(NanoBlock(size, context) for _ in range(size.n_layers))
         self.norm = nn.RMSNorm(size.width)
-        self.head = nn.Linear(size.width, VOCABULARY, bias=False)
+        self.head = nn.Linear(size.width, vocabulary, bias=False)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss."""
@@ -319,13 +321,13 @@ class NanoGPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         logits = self.head(self.norm(x))
-        return F.cross_entropy(logits.view(-1, VOCABULARY), targets.view(-1))
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 class NanoBlock(nn.Module):
     """Attention and SwiGLU."""
 
-    def __init__(self, size: ModelSize) -> None:
+    def __init__(self, size: ModelSize, context: int) -> None:
         super().__init__()
         width = size.width
         self.n_heads = size.n_heads
@@ -336,7 +338,7 @@ class NanoBlock(nn.Module):
         self.up = nn.Linear(width, size.hidden, bias=False)
         self.down = nn.Linear(size.hidden, width, bias=False)
         half = width // size.n_heads // 2
-        angles = torch.outer(torch.arange(CONTEXT), 10_000.0 ** (-torch.arange(half) / half))
+        angles = torch.outer(torch.arange(context), 10_000.0 ** (-torch.arange(half) / half))
         self.register_buffer("cos", torch.cat([angles.cos()] * 2, 1), persistent=False)
         self.register_buffer("sin", torch.cat([angles.sin()] * 2, 1), persistent=False)
 

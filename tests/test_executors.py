@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
 import pytest
 
-from cuvee import artifacts
+from cuvee import artifacts, executors
 from cuvee.config import dump
 from cuvee.corpus.pool import PoolConfig, list_shards
 from cuvee.errors import ArtifactError, DataError
@@ -121,6 +122,32 @@ def test_a_task_must_finish_its_folder(tmp_path: Path) -> None:
     task = Task(function="cuvee.config:differing_keys", spec={}, folder=tmp_path / "x")
     with pytest.raises(ArtifactError, match=r"differing_keys returned but .*x is not finished"):
         list(run_tasks([task], workers=0))
+
+
+def test_a_device_has_one_task_at_a_time(tmp_path: Path) -> None:
+    """Tasks of a device wait for each other, others do not."""
+    devices = ["cuda:0", "cuda:0", None, "cuda:1", None]
+    tasks = [
+        Task(function="x:y", spec={}, folder=tmp_path / str(number), device=device)
+        for number, device in enumerate(devices)
+    ]
+
+    class Pool:
+        """Takes tasks and does nothing."""
+
+        def submit(self, *_: object) -> "Future[None]":
+            """Return a future of its own."""
+            return Future()
+
+    queue, waiting = list(tasks), {}  # type: ignore[var-annotated]
+    executors._hand_in(queue, Pool(), waiting)  # type: ignore[arg-type]
+    assert list(waiting.values()) == [tasks[0], tasks[2], tasks[3], tasks[4]]
+    executors._hand_in(queue, Pool(), waiting)  # type: ignore[arg-type]
+    assert queue == [tasks[1]]
+    del waiting[next(iter(waiting))]
+    executors._hand_in(queue, Pool(), waiting)  # type: ignore[arg-type]
+    assert queue == []
+    assert tasks[1] in waiting.values()
 
 
 def test_children_are_single_threaded_and_the_parent_is_not_changed(

@@ -15,6 +15,7 @@ from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
 
 T = TypeVar("T")
+_TRIED = re.compile(r"literal\[.*\]|int|str|float|bool")
 
 
 def load(
@@ -73,9 +74,12 @@ def parse(kind: type[T], settings: Mapping[str, Json]) -> T:
         _check_plain("", settings)
         return TypeAdapter(kind).validate_json(json.dumps(settings), strict=False)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(_message(kind, path, dict(first), len(error.errors()))) from error
+        errors = error.errors(include_url=False)
+        path = _path(errors[0]["loc"])
+        # A key that may be of several types has an error for each of them.
+        same = [one for one in errors if _path(one["loc"]) == path]
+        detail = {**errors[0], "msg": "; or ".join(str(one["msg"]) for one in same)}
+        raise ConfigError(_message(kind, path, detail, len(errors) - len(same) + 1)) from error
     except RecursionError as error:
         raise ConfigError("config is nested too deeply, or an alias refers to itself.") from error
 
@@ -139,6 +143,11 @@ def _differences(path: str, one: Json, other: Json) -> Iterator[str]:
                 yield from _differences(below, one[key], other[key])
     elif one != other:
         yield path
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """Join the keys of an error's place, without the types that pydantic tried there."""
+    return ".".join(str(part) for part in location if not _TRIED.fullmatch(str(part)))
 
 
 def _message(kind: type, path: str, detail: Mapping[str, Any], n_errors: int) -> str:

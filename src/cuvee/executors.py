@@ -47,6 +47,17 @@ class Task:
     """The folder the function leaves finished (`artifacts.writing`)."""
     cost: float = 1.0
     """Expected work in any unit; the longest task starts first."""
+    members: tuple[str, ...] = ()
+    """Names below ``folder`` of the folders the function leaves finished, where it makes several;
+    ``folder`` itself is then none of them."""
+    device: str | None = None
+    """A device that no other task may use meanwhile."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all that the task makes is finished."""
+        folders = [self.folder / name for name in self.members] or [self.folder]
+        return all(artifacts.is_done(one) for one in folders)
 
 
 def run_tasks(tasks: Sequence[Task], *, workers: int) -> Iterator[Task]:
@@ -66,7 +77,7 @@ def run_tasks(tasks: Sequence[Task], *, workers: int) -> Iterator[Task]:
     """
     pending: list[Task] = []
     for task in tasks:
-        if artifacts.is_done(task.folder):
+        if task.is_done:
             yield task
         else:
             pending.append(task)
@@ -95,22 +106,37 @@ def _run_pool(tasks: Sequence[Task], workers: int) -> Iterator[Task]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker) as pool:
         waiting: dict[Future[None], Task] = {}
+        queue = list(tasks)
         try:
-            with _single_threaded_children():  # workers start while tasks are handed in, not later
-                waiting.update({pool.submit(_call, task): task for task in tasks})
+            _hand_in(queue, pool, waiting)
             while waiting:
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in finished:
                     future.result()
-                    yield waiting.pop(future)
+                    task = waiting.pop(future)
+                    _hand_in(queue, pool, waiting)
+                    yield task
         except BrokenProcessPool as error:
             raise ArtifactError(
-                f"a worker process was killed from outside; {len(waiting) or len(tasks)} of "
+                f"a worker process was killed from outside; {len(waiting) + len(queue)} of "
                 f"{len(tasks)} tasks are left. Most often memory ran out: use fewer workers, then "
                 "run the same command again."
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _hand_in(
+    queue: list[Task], pool: ProcessPoolExecutor, waiting: dict[Future[None], Task]
+) -> None:
+    """Move tasks from the queue to the pool, at most one for each device."""
+    busy = {task.device for task in waiting.values()} - {None}
+    with _single_threaded_children():  # workers start while tasks are handed in, not later
+        for task in list(queue):
+            if task.device not in busy:
+                waiting[pool.submit(_call, task)] = task
+                queue.remove(task)
+                busy |= {task.device} - {None}
 
 
 def _call(task: Task) -> None:
@@ -121,7 +147,7 @@ def _call(task: Task) -> None:
         importlib.import_module(module), name
     )
     function(task.spec, task.folder)
-    if not artifacts.is_done(task.folder):
+    if not task.is_done:
         raise ArtifactError(
             f"{task.function} returned but {task.folder} is not finished; it must fill the folder "
             "inside artifacts.writing()."

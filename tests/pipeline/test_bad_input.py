@@ -484,6 +484,17 @@ VALUES = (
         message=f"config key proxy: model size '2m' is unknown; allowed: {SIZES}.",
     ),
     Case(
+        name="stack of no runs",
+        change=setting("proxy.stack", 0),
+        message="config key proxy: stack 0 is no number of runs; give auto, none, or 1 and more.",
+    ),
+    Case(
+        name="stack that is no number",
+        change=setting("proxy.stack", "many"),
+        message="config key proxy.stack: Input should be 'auto' or 'none'; or Input should be a "
+        "valid integer, unable to parse string as an integer (found 'many').",
+    ),
+    Case(
         name="unknown size of validation",
         change=setting("validate.size", "2m"),
         message=f"config: validate: model size '2m' is unknown; allowed: {SIZES}.",

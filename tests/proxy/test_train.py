@@ -12,6 +12,7 @@ from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError, DataError
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.documents import training_documents
+from cuvee.proxy.record import relapsed
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import (
     ProxyConfig,
@@ -23,7 +24,7 @@ from cuvee.proxy.sweep import (
     train_all,
     training_spec,
 )
-from cuvee.proxy.train import learning_rate_at, relapsed, train_proxy
+from cuvee.proxy.train import learning_rate_at, train_proxy
 from cuvee.tables.runs import read_runs, read_trajectory, write_runs
 
 SMALL = ProxyConfig(

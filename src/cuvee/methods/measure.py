@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -15,8 +15,15 @@ from cuvee.executors import Task, run_tasks
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.mixture import Mixture
-from cuvee.proxy.machine import choose_device, choose_precision, choose_step
+from cuvee.proxy.machine import (
+    choose_device,
+    choose_precision,
+    choose_stack,
+    choose_step,
+    stack_devices,
+)
 from cuvee.proxy.spec import Step, TrainingSpec
+from cuvee.proxy.stacking import StackChoice, shape_of
 from cuvee.proxy.sweep import (
     ProxyConfig,
     SweepInputs,
@@ -38,7 +45,7 @@ _MACHINE = "machine.json"
 def sweep_inputs(
     job: Job, prepared: Prepared, proxy: ProxyConfig, *, target_tokens: int
 ) -> SweepInputs:
-    """Gather what all runs share; device, precision and step are decided once and recorded."""
+    """Gather what all runs share; what the machine decides is decided once and recorded."""
     path = job.out / _MACHINE
     if not path.exists():
         device = choose_device(proxy.device)
@@ -46,6 +53,7 @@ def sweep_inputs(
             "device": device,
             "precision": choose_precision(proxy.precision, device),
             "step": choose_step(proxy.step, device),
+            "stack": choose_stack(proxy.stack, device),
         }
         artifacts.write_json(path, choices)
     machine = cast(dict[str, str], artifacts.read_json(path))
@@ -170,7 +178,75 @@ def _train(
         note = f"best {best:.4f} bits per byte" if math.isfinite(best) else ""
         job.progress(stage, len(done), len(specs), note)
 
-    train_all(specs, folder, workers=job.workers, on_done=advance)
+    stacks = stack_choices(job, specs, vocabulary_size=prepared.store.vocabulary_size)
+    device = cast(dict[str, str], artifacts.read_json(job.out / _MACHINE))["device"]
+    train_all(
+        specs,
+        folder,
+        workers=job.workers,
+        on_done=advance,
+        stacks=stacks,
+        devices=stack_devices(device),
+    )
+
+
+def stack_choices(
+    job: Job, specs: Mapping[str, TrainingSpec], *, vocabulary_size: int
+) -> dict[str, StackChoice]:
+    """Return how runs are stacked, by shape: as recorded, as the config says, or measured now.
+
+    Args:
+        job: Its folder holds machine.json, where a choice that was measured is recorded.
+        specs: Run id to spec.
+        vocabulary_size: Number of token ids.
+
+    Returns:
+        Nothing where runs are trained alone; a shape of a single run is not measured.
+    """
+    machine = cast(dict[str, Any], artifacts.read_json(job.out / _MACHINE))
+    # A sweep begun before stacks were recorded goes on as it began.
+    wanted, device = machine.get("stack", "none"), machine["device"]
+    if wanted == "none":
+        return {}
+    shapes: dict[str, list[TrainingSpec]] = {}
+    for spec in specs.values():
+        shapes.setdefault(shape_of(spec), []).append(spec)
+    if wanted != "auto":
+        choice = StackChoice(members=int(wanted), compiled=device.startswith("cuda"))
+        return dict.fromkeys(shapes, choice)
+    recorded: dict[str, dict[str, Json]] = machine.get("stacks", {})
+    for shape, runs in shapes.items():
+        if shape not in recorded and len(runs) > 1:
+            found = _calibrate_stack(job, shape, runs, vocabulary_size)
+            recorded[shape] = config.dump(found)
+            artifacts.write_json(job.out / _MACHINE, {**machine, "stacks": recorded})
+    return {
+        shape: config.parse(StackChoice, recorded[shape]) for shape in shapes if shape in recorded
+    }
+
+
+def _calibrate_stack(
+    job: Job, shape: str, runs: Sequence[TrainingSpec], vocabulary_size: int
+) -> StackChoice:
+    plain: dict[str, Json] = {
+        "run": config.dump(runs[0]),
+        "vocabulary_size": vocabulary_size,
+        "n_runs": len(runs),
+        "device": stack_devices(runs[0].device)[0],
+    }
+    task = Task(
+        function="cuvee.proxy.stack_trials:calibrate_stack",
+        spec=plain,
+        folder=job.folder("stacks", shape),
+    )
+    # In a process of its own: the memory it took is then free, its context too.
+    list(run_tasks([task], workers=min(1, job.workers)))
+    figures = cast(dict[str, Any], artifacts.read_json(task.folder / artifacts.TIMING))
+    choice = StackChoice(members=figures["members"], compiled=figures["compiled"])
+    logger.info(
+        "%s: stacks of %d, %s", shape, choice.members, "compiled" if choice.compiled else "eager"
+    )
+    return choice
 
 
 def _objective_of(folder: Path, prepared: Prepared) -> float:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cuvee import artifacts
 from cuvee.arrays import IntArray
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError, DataError
@@ -170,8 +171,16 @@ def copied_documents(
     return taken, drawn, Mixture.flat(store.domains, normalise(np.array(tokens)))
 
 
-def training_plan(run: TrainingSpec, pool: TokenStore) -> TrainingPlan:
+def training_plan(
+    run: TrainingSpec, pool: TokenStore, *, shared: dict[str, WindowStream] | None = None
+) -> TrainingPlan:
     """Lay out all sequences of a run.
+
+    Args:
+        run: What is trained.
+        pool: The pool's store.
+        shared: Streams of runs that stand in memory together, by all that decides one; those of
+            this run are added. A quality curve's are its own.
 
     Raises:
         ConfigError: The mixture is not of this pool's domains.
@@ -192,17 +201,21 @@ def training_plan(run: TrainingSpec, pool: TokenStore) -> TrainingPlan:
     for name, weight in zip(mixture.domains, mixture.overall, strict=True):
         if weight > 0 and len(documents[name]) == 0:
             raise DataError(f"domain {name!r} has weight {weight:.4f} but no training documents.")
-        streams.append(
-            WindowStream(
-                pool,
-                documents[name],
-                context=run.context,
-                seed=run.seed,
-                copies=None if copies is None else copies[name],
-            )
-            if weight > 0
-            else None
+        if weight == 0:
+            streams.append(None)
+            continue
+        key = artifacts.canonical_json([name, run.seed, run.evaluation_seed, run.subset_tokens])
+        known = None if shared is None or copies is not None else shared.get(key)
+        stream_of_domain = known or WindowStream(
+            pool,
+            documents[name],
+            context=run.context,
+            seed=run.seed,
+            copies=None if copies is None else copies[name],
         )
+        if shared is not None and copies is None:
+            shared[key] = stream_of_domain
+        streams.append(stream_of_domain)
     return TrainingPlan(
         streams,
         mixture,

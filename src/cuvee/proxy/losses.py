@@ -62,10 +62,11 @@ def head_gradients(
         scale: Factor of the sum, 1 / n_tokens for a mean.
 
     Returns:
-        A float32 scalar. A token's loss is read from its probability; in bfloat16 that rounds it
-        by up to 0.004 nats.
+        A scalar, at least float32. A token's loss is read from its probability; in bfloat16 that
+        rounds it by up to 0.004 nats.
     """
-    picked = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    picked = torch.empty(len(hidden), dtype=wide, device=hidden.device)
     for start in range(0, len(hidden), _CHUNK):
         rows, chosen = hidden[start : start + _CHUNK], targets[start : start + _CHUNK, None]
         padded = table[: len(rows)]
@@ -112,14 +113,14 @@ def head_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         targets: (n_tokens,) token ids, int64.
 
     Returns:
-        Nats per token, a float32 scalar.
+        Nats per token, a scalar, at least float32.
     """
     loss: Tensor = _HeadLoss.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
     return loss
 
 
 def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """Return each token's cross-entropy in float32, without gradients.
+    """Return each token's cross-entropy, without gradients.
 
     Args:
         hidden: (n_tokens, width).
@@ -127,11 +128,12 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         targets: (n_tokens,) int64.
 
     Returns:
-        (n_tokens,) nats.
+        (n_tokens,) nats, at least float32.
     """
-    losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    losses = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
     for start in range(0, hidden.shape[0], _CHUNK):
-        logits = (hidden[start : start + _CHUNK] @ head.t()).float()
+        logits = (hidden[start : start + _CHUNK] @ head.t()).to(wide)
         losses[start : start + _CHUNK] = torch.nn.functional.cross_entropy(
             logits, targets[start : start + _CHUNK], reduction="none"
         )

@@ -65,6 +65,25 @@ def choose_step(step: Literal["auto", "explicit", "autograd"], device: str) -> S
     return "explicit" if torch.device(device).type == "cpu" else "autograd"
 
 
+def choose_stack(
+    stack: Literal["auto", "none"] | int, device: str
+) -> Literal["auto", "none"] | int:
+    """Return what "auto" stands for on a device: it stays on CUDA, to be measured for each shape.
+
+    A processor is busy with one run; batched products of small matrices are no faster there.
+    """
+    if stack == "auto" and torch.device(device).type != "cuda":
+        return "none"
+    return stack
+
+
+def stack_devices(device: str) -> tuple[str, ...]:
+    """Return the devices that stacks of a sweep are dealt out to: every card, or the one named."""
+    if device != "cuda":
+        return (device,)
+    return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+
+
 def tokens_per_second(spec: TrainingSpec, vocabulary_size: int) -> float:
     """Time a few training steps of a spec's model on random tokens.
 

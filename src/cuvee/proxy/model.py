@@ -47,7 +47,7 @@ class Block(nn.Module):
         qkv = F.linear(normed, self.query_key_value).view(b, t, 3, self.n_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
         attended = F.scaled_dot_product_attention(
-            _rotate(q, rotation), _rotate(k, rotation), v, attn_mask=mask
+            rotate(q, rotation), rotate(k, rotation), v, attn_mask=mask
         )
         x = x + F.linear(attended.transpose(1, 2).reshape(b, t, c), self.attention_out)
         normed = F.rms_norm(x, (c,), self.feed_gain, EPSILON)
@@ -74,7 +74,7 @@ class ProxyModel(nn.Module):
         self.blocks = nn.ModuleList(Block(size) for _ in range(size.n_layers))
         self.final_gain = nn.Parameter(torch.ones(size.width))
         self.head = nn.Parameter(torch.empty(vocabulary_size, size.width))
-        cos, sin = _rotation_tables(context, size.width // size.n_heads)
+        cos, sin = rotation_tables(context, size.width // size.n_heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self._initialise(generator)
@@ -97,15 +97,16 @@ class ProxyModel(nn.Module):
             segments: (B, T) number of the document window each token belongs to.
 
         Returns:
-            (B * T, C), normalised.
+            (B * T, C), normalised, of the type of matrix products.
         """
         x = F.embedding(tokens, self.embedding)
         length = tokens.shape[1]
-        mask = _segment_mask(segments).to(x.dtype)
+        mask = segment_mask(segments, x.dtype)
         cos, sin = cast(Tensor, self.cos), cast(Tensor, self.sin)
         for block in self.blocks:
             x = block(x, (cos[:length], sin[:length]), mask)
-        return F.rms_norm(x, (x.shape[-1],), self.final_gain, EPSILON).flatten(0, 1)
+        normed = F.rms_norm(x, (x.shape[-1],), self.final_gain, EPSILON)
+        return normed.flatten(0, 1).to(_product_type(normed))
 
     def loss(self, tokens: Tensor, segments: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss in nats per token.
@@ -125,16 +126,27 @@ class ProxyModel(nn.Module):
         return losses.view_as(targets)
 
 
-def _segment_mask(segments: Tensor) -> Tensor:
-    """Return (B, 1, T, T): 0 where a token may look, minus infinity elsewhere."""
+def _product_type(x: Tensor) -> torch.dtype:
+    """Return the type in which autocast makes products of a tensor."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def segment_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return (B, 1, T, T): 0 where a token may look, minus infinity elsewhere.
+
+    Args:
+        segments: (B, T) number of the document window each token belongs to.
+        dtype: Of the mask.
+    """
     length = segments.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     allowed = (segments[:, :, None] == segments[:, None, :]) & causal
-    mask = torch.zeros(allowed.shape, device=segments.device)
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=segments.device)
     return mask.masked_fill_(~allowed, float("-inf"))[:, None]
 
 
-def _rotation_tables(context: int, head_width: int) -> tuple[Tensor, Tensor]:
+def rotation_tables(context: int, head_width: int) -> tuple[Tensor, Tensor]:
     """Return cos and sin of (T, K); the angle of pair i at position p is p / base^(2i/K).
 
     The sign of the rotation is folded into the first half of sin.
@@ -145,7 +157,8 @@ def _rotation_tables(context: int, head_width: int) -> tuple[Tensor, Tensor]:
     return torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)
 
 
-def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn (..., T, K) queries or keys by their positions' angles (`rotation_tables`)."""
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     swapped = torch.cat([second, first], dim=-1)

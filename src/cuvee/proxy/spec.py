@@ -7,8 +7,9 @@ from cuvee import config
 from cuvee.artifacts import Json
 from cuvee.policy.mixture import Mixture
 
-Step = Literal["explicit", "autograd"]
-"""Backward pass written out for the CPU and short contexts, or torch's."""
+Step = Literal["explicit", "autograd", "stacked"]
+"""Backward pass written out for the CPU and short contexts, torch's, or torch's for many runs of
+one shape at once (`stack`)."""
 _LONGEST_EXPLICIT = 1024
 
 
@@ -79,4 +80,4 @@ def possible_step(step: Step, *, device: str, context: int) -> Step:
     It keeps attention's weights, whose number grows with the square of the context.
     """
     explicit = device.partition(":")[0] == "cpu" and context <= _LONGEST_EXPLICIT
-    return step if explicit else "autograd"
+    return "autograd" if step == "explicit" and not explicit else step

@@ -45,8 +45,8 @@ class AutogradStep:
 
 
 def training_step(model: ProxyModel, run: TrainingSpec) -> TrainingStep:
-    """Return the step that a spec names."""
-    if run.step == "autograd":
+    """Return the step that a spec names; a run alone is no stack, and takes autograd."""
+    if run.step != "explicit":
         return AutogradStep(model, run.precision)
     return ExplicitStep(
         model,

@@ -16,6 +16,7 @@ from cuvee.executors import Task, run_tasks
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.sizes import model_size
 from cuvee.proxy.spec import Step, TrainingSpec, possible_step
+from cuvee.proxy.stacking import StackChoice, run_cost, shape_of, stack_tasks
 from cuvee.tables.runs import Runs, read_trajectory
 from cuvee.tables.statistics import PoolStatistics
 
@@ -65,6 +66,9 @@ class ProxyConfig:
     step: Literal["auto", "explicit", "autograd"] = "auto"
     """How gradients are computed; auto takes the written-out backward pass on a CPU. Contexts above
     1024 tokens and other devices always take autograd."""
+    stack: Literal["auto", "none"] | int = "auto"
+    """Most runs of one shape that are trained as one stacked model. auto measures it on a CUDA
+    device, and elsewhere trains each run alone, as none and 1 do."""
     checkpoints: Literal["none", "final", "every"] = "none"
     """Which weights are kept."""
     repetition_matched: bool = True
@@ -89,6 +93,10 @@ class ProxyConfig:
         if not self.points or not rising or self.points[0] <= 0 or self.points[-1] != 1.0:
             raise ConfigError(
                 f"points {self.points} must rise within (0, 1] and end at 1, such as (0.5, 1.0)."
+            )
+        if isinstance(self.stack, int) and self.stack < 1:
+            raise ConfigError(
+                f"stack {self.stack} is no number of runs; give auto, none, or 1 and more."
             )
         if self.learning_rate is None and not self.calibration_rates:
             raise ConfigError(
@@ -208,6 +216,8 @@ def train_all(
     *,
     workers: int,
     on_done: Callable[[str], None] = lambda run_id: None,
+    stacks: Mapping[str, StackChoice] | None = None,
+    devices: Sequence[str] = ("cpu",),
 ) -> None:
     """Train every run of a sweep that is not finished yet.
 
@@ -216,15 +226,25 @@ def train_all(
         folder: Receives one folder a run, under its id.
         workers: Processes; 0 trains in this one.
         on_done: Called with each run id as it is finished.
+        stacks: How runs are stacked, by shape (`stacking.shape_of`); other shapes train alone.
+        devices: What stacks are dealt out to; of cards each has a process of its own.
     """
-    tasks = []
+    chosen = {shape for shape, choice in (stacks or {}).items() if choice.members > 1}
+    together = {run_id: spec for run_id, spec in specs.items() if shape_of(spec) in chosen}
+    alone = []
     for run_id, spec in specs.items():
-        size = model_size(spec.size)
-        cost = spec.n_sequences * spec.context * size.n_parameters
-        plain = config.dump(spec)
-        tasks.append(Task(function=_TASK, spec=plain, folder=folder / run_id, cost=cost))
-    for task in run_tasks(tasks, workers=workers):
+        plain, cost = config.dump(spec), run_cost(spec)
+        if run_id not in together:
+            alone.append(Task(function=_TASK, spec=plain, folder=folder / run_id, cost=cost))
+        elif artifacts.is_done(folder / run_id):
+            on_done(run_id)
+    for task in run_tasks(alone, workers=workers):
         on_done(task.folder.name)
+    tasks = stack_tasks(together, folder, choices=stacks or {}, devices=devices)
+    on_cards = any(task.device for task in tasks)
+    for task in run_tasks(tasks, workers=len(devices) if workers and on_cards else workers):
+        for run_id in task.members:
+            on_done(run_id)
 
 
 def collect(run_ids: Sequence[str], folder: Path) -> Runs:

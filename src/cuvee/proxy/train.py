@@ -11,32 +11,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cuvee import artifacts, config
-from cuvee.arrays import FloatArray, IntArray
+from cuvee.arrays import IntArray
 from cuvee.artifacts import Json
 from cuvee.corpus.store import TokenStore
 from cuvee.proxy.batches import EvaluationSet
 from cuvee.proxy.documents import open_evaluation_sets, training_plan
 from cuvee.proxy.model import ProxyModel, load_weights
+from cuvee.proxy.record import SPIKE, RunRecord, input_digests, measured_steps
 from cuvee.proxy.sizes import model_size
 from cuvee.proxy.spec import TrainingSpec, portable_spec
 from cuvee.proxy.step import autocast, training_step
 from cuvee.randomness import integer_seed, stream
-from cuvee.tables.runs import Trajectory, write_trajectory
 
 logger = logging.getLogger(__name__)
 
-SPIKE = 1.5
-"""A training loss this many times the first, or an untrained model's, counts as divergence."""
-RELAPSE = 1.0
-"""So does a run whose last losses lie this many nats above its lowest, on average over a window."""
-_RELAPSE_WINDOW = 20
-_EVALUATION_TOKENS = 4096
+EVALUATION_TOKENS = 4096
+"""Tokens measured at a time."""
 
 
 def train_proxy(spec: Mapping[str, Json], folder: Path) -> None:
@@ -51,20 +45,12 @@ def train_proxy(spec: Mapping[str, Json], folder: Path) -> None:
         DataError: A domain with weight has no documents to draw from.
     """
     run = config.parse(TrainingSpec, spec)
-    inputs = {"pool": artifacts.digest_of(Path(run.pool))}
-    if run.targets:
-        inputs["targets"] = artifacts.digest_of(Path(run.targets))
-    if run.quality:
-        inputs["quality"] = artifacts.digest_file(Path(run.quality))
-    if run.copies:
-        inputs["copies"] = artifacts.digest_file(Path(run.copies))
-    if run.base:
-        inputs["base"] = artifacts.digest_file(Path(run.base))
+    inputs = input_digests(run)
     with (
         artifacts.writing(
             folder, stage="train", settings=portable_spec(run), seed=run.seed, inputs=inputs
         ) as aside,
-        _one_thread(),
+        one_thread(),
     ):
         trainer = _Trainer(run, aside)
         trainer.train()
@@ -72,7 +58,7 @@ def train_proxy(spec: Mapping[str, Json], folder: Path) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sum in one order, so that a run made in this process equals one made by a worker."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -87,22 +73,13 @@ class _Trainer:
 
     def __init__(self, run: TrainingSpec, folder: Path) -> None:
         self._run = run
-        self._folder = folder
         self._started = time.perf_counter()
         pool = TokenStore.open(Path(run.pool))
         self._device = torch.device(run.device)
         self._plan = training_plan(run, pool)
         self._sets = open_evaluation_sets(run, pool)
-        generator = torch.Generator().manual_seed(integer_seed(stream(run.seed, "proxy-weights")))
-        self._model = ProxyModel(
-            model_size(run.size),
-            vocabulary_size=pool.vocabulary_size,
-            context=run.context,
-            generator=generator,
-        )
-        if run.base:
-            load_weights(self._model, Path(run.base))
-        self._model.to(self._device)
+        self._record = RunRecord(run, folder, sets=self._sets, realised=self._plan.realised_columns)
+        self._model = initial_model(run, pool.vocabulary_size).to(self._device)
         self._step = training_step(self._model, run)
         self._optimiser = torch.optim.AdamW(
             _parameter_groups(self._model, run.weight_decay),
@@ -112,15 +89,13 @@ class _Trainer:
         )
         self._spike = SPIKE * math.log(pool.vocabulary_size)
         self._losses: list[float] = []
-        self._measured: list[tuple[int, FloatArray]] = []
-        self.diverged = False
 
     def train(self) -> None:
         """Run all steps, measuring at the points; stop where the loss diverges."""
         run = self._run
         n_steps = -(-run.n_sequences // run.batch_sequences)
-        measure_after = [max(1, round(point * n_steps)) for point in run.points if point > 0]
-        if run.points[0] == 0:
+        measured = measured_steps(run)
+        if 0 in measured:
             self._measure(0)
         n_sequences = 0
         for step, batch in enumerate(self._plan.batches(run.batch_sequences), start=1):
@@ -131,62 +106,29 @@ class _Trainer:
             if step == 1 and math.isfinite(self._losses[0]):
                 # A continued model may be worse on new text than an untrained one.
                 self._spike = max(self._spike, SPIKE * self._losses[0])
-            if not self._losses[-1] < self._spike:
-                self.diverged = True
+            norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), run.clip)
+            if not (self._losses[-1] < self._spike and math.isfinite(norm)):
+                self._record.diverged = True
                 break
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), run.clip)
             self._optimiser.step()
             self._optimiser.zero_grad(set_to_none=False)
             n_sequences += len(batch.tokens)
-            for _ in range(measure_after.count(step)):
+            for _ in range(measured.count(step)):
                 self._measure(n_sequences * run.context)
-        self.diverged = self.diverged or relapsed(self._losses)
 
     def write(self) -> None:
         """Write the run's files."""
-        run = self._run
-        artifacts.write_json(self._folder / "spec.json", portable_spec(run))
-        artifacts.write_json(
-            self._folder / "result.json",
-            {
-                "diverged": self.diverged,
-                "n_tokens": run.n_sequences * run.context,
-                "n_parameters": model_size(run.size).n_parameters,
-                "columns": list(run.mixture.column_names),
-                "weights": dict(
-                    zip(run.mixture.column_names, self._plan.realised_columns.tolist(), strict=True)
-                ),
-                "sets": [one.name for one in self._sets],
-                "tokens_per_byte": {one.name: one.tokens_per_byte for one in self._sets},
-                "training_losses": [loss if math.isfinite(loss) else None for loss in self._losses],
-            },
-        )
-        write_trajectory(self._folder / "trajectory.parquet", self._trajectory())
-        if run.checkpoints == "final":
-            self._save("model.safetensors")
-        seconds = time.perf_counter() - self._started
-        artifacts.write_json(self._folder / artifacts.TIMING, {"seconds": round(seconds, 3)})
-
-    def _trajectory(self) -> Trajectory:
-        losses = np.array([row for _, row in self._measured]).reshape(-1, len(self._sets))
-        ratio = np.array([one.tokens_per_byte for one in self._sets])
-        return Trajectory(
-            n_tokens=np.array([n_tokens for n_tokens, _ in self._measured], dtype=np.int64),
-            targets=tuple(one.name for one in self._sets),
-            losses=losses,
-            losses_bpb=losses * ratio / math.log(2.0),
-        )
+        seconds = round(time.perf_counter() - self._started, 3)
+        self._record.write(self._losses, self._model.state_dict(), {"seconds": seconds})
 
     def _measure(self, n_tokens: int) -> None:
         losses = [self._evaluate(one) for one in self._sets]
-        self._measured.append((n_tokens, np.array(losses)))
-        if self._run.checkpoints == "every":
-            self._save(f"model-{n_tokens:015d}.safetensors")
+        self._record.measured(n_tokens, losses, self._model.state_dict())
 
     @torch.no_grad()
     def _evaluate(self, one: EvaluationSet) -> float:
         """Return the mean loss over the counted tokens, in nats per token."""
-        step = max(1, _EVALUATION_TOKENS // self._run.context)
+        step = max(1, EVALUATION_TOKENS // self._run.context)
         total = 0.0
         for first in range(0, len(one.batch.tokens), step):
             rows = slice(first, first + step)
@@ -200,27 +142,26 @@ class _Trainer:
             total += float(losses[counted].double().sum())
         return total / int(one.counted.sum())
 
-    def _save(self, name: str) -> None:
-        state = {key: value.contiguous().cpu() for key, value in self._model.state_dict().items()}
-        save_file(state, self._folder / name)
-
     def _tensor(self, values: IntArray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
 
 
-def relapsed(losses: Sequence[float]) -> bool:
-    """Tell whether a run lost what it had learnt: a spike it has not recovered from.
+def initial_model(run: TrainingSpec, vocabulary_size: int) -> ProxyModel:
+    """Return the model a run begins with, on the CPU.
 
-    Args:
-        losses: (n_steps,) training losses in nats per token; domains are spread evenly over a run,
-            so that means over a window can be compared.
+    Raises:
+        DataError: The base checkpoint is of another model.
     """
-    n_windows = len(losses) // _RELAPSE_WINDOW
-    if n_windows < 2:
-        return False
-    whole = np.array(losses[len(losses) - n_windows * _RELAPSE_WINDOW :])
-    means = whole.reshape(n_windows, _RELAPSE_WINDOW).mean(axis=1)
-    return bool(means[-1] > means.min() + RELAPSE)
+    generator = torch.Generator().manual_seed(integer_seed(stream(run.seed, "proxy-weights")))
+    model = ProxyModel(
+        model_size(run.size),
+        vocabulary_size=vocabulary_size,
+        context=run.context,
+        generator=generator,
+    )
+    if run.base:
+        load_weights(model, Path(run.base))
+    return model
 
 
 def learning_rate_at(step: int, n_steps: int, run: TrainingSpec) -> float:
