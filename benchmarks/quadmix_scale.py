@@ -61,6 +61,8 @@ SEED = 0
 N_DOMAINS, SKEW = 26, 1000.0
 CRITERIA = ("classifier", "importance", "clean")
 DOMAINS = tuple(f"domain-{place:02d}" for place in range(N_DOMAINS))
+PAPER_PRIOR = QualityPriorConfig(steepness="linear", largest_threshold=0.1)
+"""Algorithm 1's: about 5% of the documents are taken."""
 _FULL_ROWS, _QUICK_ROWS = 100_000_000, 5_000_000
 _FILE_ROWS = 1_562_500
 _CHECKED_ROWS = 25_000_000
@@ -154,9 +156,9 @@ def copies(work: Path, n_rows: int) -> Figures:
 def search_curve() -> QualityCurve:
     """Return a curve drawn from the prior."""
     rng = np.random.default_rng(SEED)
-    vector = draw_vectors(
-        QualityPriorConfig(), n=1, n_domains=N_DOMAINS, n_criteria=len(CRITERIA), rng=rng
-    )[0]
+    vector = draw_vectors(PAPER_PRIOR, n=1, n_domains=N_DOMAINS, n_criteria=len(CRITERIA), rng=rng)[
+        0
+    ]
     return QualityCurve.of_vector(DOMAINS, CRITERIA, vector)
 
 
@@ -169,8 +171,8 @@ def label_files(folder: Path) -> LabelFiles:
 def draw_labels(rng: np.random.Generator, n: int) -> tuple[IntArray, IntArray, list[FloatArray]]:
     """Draw domains of 1000:1, lengths, and three scores that agree in part.
 
-    The first is crowded near 0 as a classifier's, the second has long tails, and three in ten of the
-    third are one value, as with rules of thumb.
+    The first is crowded near 0 as a classifier's, the second has long tails, and three in ten of
+    the third are one value, as with rules of thumb.
     """
     shares = SKEW ** -np.linspace(0.0, 1.0, N_DOMAINS)
     domain = rng.choice(N_DOMAINS, n, p=shares / shares.sum()).astype(np.int64)
@@ -277,9 +279,6 @@ def rank_errors(labels: LabelFiles, curve: QualityCurve, n_rows: int) -> Figures
     """Compare streamed ranks with exact ones in the domains that fit, the smallest first."""
     parts, _ = describe(labels)
 
-    def batches() -> object:
-        return read_labels(labels, parts, domains=DOMAINS)
-
     whole = [np.empty(n_rows, dtype=np.float32) for _ in CRITERIA]
     domain, n_tokens = np.empty(n_rows, dtype=np.int8), np.empty(n_rows, dtype=np.int32)
     first = 0
@@ -298,13 +297,17 @@ def rank_errors(labels: LabelFiles, curve: QualityCurve, n_rows: int) -> Figures
     ranks = token_ranks(merge_scores(exact, some, curve.merge), tokens, some)
     scale = StreamedScale.of_counts(*_score_counts(whole), larger_is_better=labels.larger_is_better)
     codes = scale.merge([column[rows] for column in whole], some, curve.merge)
-    cells = merged_cells(N_DOMAINS)
-    finer = cells.divide(_token_counts(cells, some, codes, tokens))
-    shares = token_shares(finer, _token_counts(finer, some, codes, tokens))
+    finer = merged_cells(N_DOMAINS).heavy(
+        _token_counts(merged_cells(N_DOMAINS), some, codes, tokens)
+    )
+    counts = _token_counts(finer, some, codes, tokens)
+    shares = token_shares(finer, counts)
     error = np.abs(shares[finer.place(some, codes)] - ranks)
+    sums = np.bincount(some, weights=tokens, minlength=N_DOMAINS)
     return {
         "rank_error": float(error.max()),
         "rank_error_mean": float(error.mean()),
+        "largest_document_share": float((tokens / sums[some]).max()),
         "rank_error_domains": len(checked),
         "rank_error_documents": len(rows),
     }
@@ -325,7 +328,7 @@ def _score_counts(whole: Sequence[np.ndarray]) -> tuple[Cells, IntArray]:
                 counts += np.bincount(cells.place(place, score_codes(some)), minlength=cells.size)
         return counts
 
-    finer = cells.divide(counted(cells))
+    finer = cells.heavy(counted(cells))
     return finer, counted(finer)
 
 
@@ -344,7 +347,7 @@ def vectors() -> Figures:
     )
     keys = document_keys(str(number) for number in range(_POOL_ROWS))
     drawn = draw_vectors(
-        QualityPriorConfig(),
+        PAPER_PRIOR,
         n=_N_VECTORS,
         n_domains=N_DOMAINS,
         n_criteria=len(CRITERIA),

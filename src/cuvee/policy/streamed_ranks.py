@@ -15,7 +15,7 @@ from typing import Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cuvee.arrays import FloatArray, IntArray
+from cuvee.arrays import BoolArray, FloatArray, IntArray
 
 CodeArray: TypeAlias = npt.NDArray[np.uint32]
 ScoreArray: TypeAlias = npt.NDArray[np.float32]
@@ -26,6 +26,8 @@ bin tells every float32 apart."""
 MERGED_BITS, MERGED_FINER = 16, 8
 TOLERANCE = 5e-4
 """Largest share of a group in one bin that is not divided."""
+_FEW = 1 << 15
+"""Documents of a group, within one part of a pool, of which every one is counted."""
 _CODES = 2.0**32
 _SIGN = np.uint32(1 << 31)
 _CHUNK = 1 << 15
@@ -86,9 +88,14 @@ class Cells:
         return cls(n_groups=n_groups, bits=bits, finer_bits=finer_bits, divided=numbers, slot=slot)
 
     @property
+    def n_bins(self) -> int:
+        """Number of bins, divided or not."""
+        return self.n_groups << self.bits
+
+    @property
     def size(self) -> int:
         """Number of cells, those of divided bins that stay empty included."""
-        return (self.n_groups << self.bits) + (len(self.divided) << self.finer_bits)
+        return self.n_bins + (len(self.divided) << self.finer_bits)
 
     def place(self, group: IntArray | int, codes: CodeArray) -> IntArray:
         """Find the cells of documents.
@@ -107,28 +114,49 @@ class Cells:
             rows = np.flatnonzero(slot >= 0)
             part = codes[rows] >> np.uint32(32 - self.bits - self.finer_bits)
             part &= np.uint32((1 << self.finer_bits) - 1)
-            first = (self.n_groups << self.bits) + (slot[rows] << self.finer_bits)
+            first = self.n_bins + (slot[rows] << self.finer_bits)
             cells[rows] = first + part.astype(np.int64)
         return cells
 
     def groups(self) -> IntArray:
         """Return the (size,) group of each cell."""
         group = np.empty(self.size, dtype=np.int64)
-        n_bins = self.n_groups << self.bits
+        n_bins = self.n_bins
         group[:n_bins] = np.arange(n_bins) >> self.bits
         group[n_bins:] = np.repeat(self.divided >> self.bits, 1 << self.finer_bits)
         return group
 
-    def divide(self, counts: IntArray, tolerance: float = TOLERANCE) -> Self:
+    def heavy(self, bins: IntArray, tolerance: float = TOLERANCE) -> Self:
         """Divide the bins that hold more than a share of their group.
 
         Args:
-            counts: (size,) documents or tokens.
+            bins: (n_groups 2^bits,) documents or tokens.
             tolerance: The share.
         """
-        bins = counts[: self.n_groups << self.bits].reshape(self.n_groups, -1)
-        heavy = bins > tolerance * bins.sum(axis=1, keepdims=True)
-        return self.of(self.n_groups, self.bits, self.finer_bits, np.flatnonzero(heavy))
+        shaped = bins.reshape(self.n_groups, -1)
+        over = shaped > tolerance * shaped.sum(axis=1, keepdims=True)
+        return self.of(self.n_groups, self.bits, self.finer_bits, np.flatnonzero(over))
+
+    def fill(self, bins: IntArray, finer: "SparseCounts") -> tuple[IntArray, bool]:
+        """Put counts of bins and of their parts into the cells.
+
+        Args:
+            bins: (n_groups 2^bits,) counts.
+            finer: Counts of parts of bins, of some parts of some bins at least.
+
+        Returns:
+            (size,) counts, and whether the divided bins' parts hold all that the bins do.
+        """
+        counts = np.zeros(self.size, dtype=np.int64)
+        n_bins = self.n_bins
+        counts[:n_bins] = bins
+        if len(self.divided):
+            slot = self.slot[finer.place >> self.finer_bits]
+            part = finer.place & ((1 << self.finer_bits) - 1)
+            own = slot >= 0
+            counts[n_bins + (slot[own] << self.finer_bits) + part[own]] = finer.count[own]
+            counts[self.divided] = 0
+        return counts, int(counts.sum()) == int(bins.sum())
 
     def order(self) -> tuple[IntArray, IntArray]:
         """Return the cells that hold anything in the order of group and code.
@@ -138,7 +166,7 @@ class Cells:
             groups.
         """
         numbers = np.arange(self.size)
-        n_bins = self.n_groups << self.bits
+        n_bins = self.n_bins
         starts = numbers << self.finer_bits
         part = numbers[n_bins:] - n_bins
         starts[n_bins:] = (self.divided[part >> self.finer_bits] << self.finer_bits) + (
@@ -171,11 +199,74 @@ class Cells:
 
     def error(self, counts: IntArray) -> FloatArray:
         """Return the (n_groups,) largest share in a cell that could still be divided."""
-        bins = counts[: self.n_groups << self.bits].copy()
-        bins[self.divided] = 0
+        bins = counts[: self.n_bins]
         _, totals = self.running(counts)
         largest = bins.reshape(self.n_groups, -1).max(axis=1)
         return np.asarray(largest / np.maximum(totals, 1), dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SparseCounts:
+    """Counts at the places that have any."""
+
+    place: IntArray
+    """(n_places,) rising."""
+    count: IntArray
+    """(n_places,) above 0."""
+
+    @classmethod
+    def of(cls, place: IntArray, count: IntArray) -> Self:
+        """Add up counts that share a place.
+
+        Args:
+            place: (n,) in any order, repeats allowed.
+            count: (n,)
+        """
+        places, which = np.unique(place, return_inverse=True)
+        # Sums of integers below 2^53 are exact as floats.
+        sums = np.bincount(which, weights=count, minlength=len(places))
+        return cls(place=places, count=sums.astype(np.int64))
+
+    @classmethod
+    def of_bins(cls, bins: IntArray) -> Self:
+        """Leave out the bins that hold nothing."""
+        place = np.flatnonzero(bins)
+        return cls(place=place, count=bins[place])
+
+
+def count_finer(
+    cells: Cells, group: IntArray, codes: CodeArray, count: IntArray, wanted: BoolArray
+) -> SparseCounts:
+    """Count the parts of some bins.
+
+    Args:
+        cells: Undivided.
+        group: (n_documents,)
+        codes: (n_documents,)
+        count: (n_documents,) what is summed.
+        wanted: (n_groups 2^bits,) which bins.
+    """
+    rows = np.flatnonzero(wanted[cells.place(group, codes)])
+    finer = codes[rows] >> np.uint32(32 - cells.bits - cells.finer_bits)
+    place = (group[rows] << (cells.bits + cells.finer_bits)) + finer
+    return SparseCounts.of(place.astype(np.int64), count[rows])
+
+
+def bins_to_divide(cells: Cells, bins: IntArray, documents: IntArray) -> BoolArray:
+    """Guess from some documents which bins of all of them hold too much.
+
+    Args:
+        cells: Undivided.
+        bins: (n_groups 2^bits,) counts of a part of the pool.
+        documents: (n_groups,) documents in it.
+
+    Returns:
+        (n_groups 2^bits,) True for bins with half the tolerance, and for all of groups so small
+        that one document may be too much.
+    """
+    shaped = bins.reshape(cells.n_groups, -1)
+    over = shaped > 0.5 * TOLERANCE * shaped.sum(axis=1, keepdims=True)
+    return np.asarray(over | (documents < _FEW)[:, None]).ravel()
 
 
 def score_cells(n_criteria: int, divided: IntArray | Sequence[int] = ()) -> Cells:
@@ -230,11 +321,9 @@ class StreamedScale:
             )
         n_codes = 1 << (32 - cells.bits)
         slope = (last - first) / n_codes
-        slope[cells.n_groups << cells.bits :] = 0.0
+        slope[cells.n_bins :] = 0.0
         start = first.copy()
-        start[cells.n_groups << cells.bits :] = ((first + last) / 2.0)[
-            cells.n_groups << cells.bits :
-        ]
+        start[cells.n_bins :] = ((first + last) / 2.0)[cells.n_bins :]
         return cls(cells=cells, start=start, slope=slope)
 
     def normalise(self, criterion: int, codes: CodeArray) -> FloatArray:

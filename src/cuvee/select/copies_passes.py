@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cuvee import artifacts
-from cuvee.arrays import FloatArray, IntArray
+from cuvee.arrays import BoolArray, FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.config import dump, parse
 from cuvee.executors import Task, run_tasks
@@ -25,7 +25,10 @@ from cuvee.policy.sampling import draw_copies
 from cuvee.policy.streamed_ranks import (
     Cells,
     CodeArray,
+    SparseCounts,
     StreamedScale,
+    bins_to_divide,
+    count_finer,
     merged_cells,
     score_cells,
     score_codes,
@@ -37,7 +40,8 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """Told the pass, the parts done and their number."""
 
 REQUEST = "request.json"
-COUNTS, DRAWN, WAITING = "counts.npy", "drawn.parquet", "discard.npy"
+BINS, FINER = "bins", "finer"
+MERGED, DRAWN, WAITING = "merged.npy", "drawn.parquet", "discard.npy"
 SCALE, RANKS = "scale", "ranks"
 _DIVIDED, _START, _SLOPE, _EXPECTED = "divided.npy", "start.npy", "slope.npy", "expected.npy"
 DISCARD_BITS = 16
@@ -111,12 +115,31 @@ def run_pass(
     return [task.folder for task in tasks]
 
 
-def sum_counts(parts: Sequence[Path], name: str = COUNTS) -> IntArray:
-    """Add up the integers that the parts of a pass counted."""
-    total = np.load(parts[0] / name, allow_pickle=False).astype(np.int64)
-    for part in parts[1:]:
-        total += np.load(part / name, mmap_mode="r", allow_pickle=False)
-    return np.asarray(total, dtype=np.int64)
+def sum_bins(parts: Sequence[Path], cells: Cells) -> IntArray:
+    """Add up the (n_bins,) counts of the parts of a pass."""
+    total = np.zeros(cells.n_bins, dtype=np.int64)
+    for part in parts:
+        counts = _read_counts(part, BINS)
+        total[counts.place] += counts.count
+    return total
+
+
+def sum_finer(parts: Sequence[Path], cells: Cells) -> SparseCounts:
+    """Add up the counts of parts of the divided bins."""
+    places, counts = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for part in parts:
+        found = _read_counts(part, FINER)
+        own = cells.slot[found.place >> cells.finer_bits] >= 0
+        places.append(found.place[own])
+        counts.append(found.count[own])
+    return SparseCounts.of(np.concatenate(places), np.concatenate(counts))
+
+
+def sum_waiting(parts: Sequence[Path]) -> IntArray:
+    """Add up the tokens drawn, by the first bits of the hash they are discarded by."""
+    return np.asarray(
+        np.sum([_load_integers(part / WAITING) for part in parts], axis=0), dtype=np.int64
+    )
 
 
 def write_cells(folder: Path, arrays: Mapping[str, npt.NDArray[np.generic]], seed: int) -> None:
@@ -155,17 +178,25 @@ def count_scores(spec: Mapping[str, Json], folder: Path) -> None:
         folder: The part's artefact folder.
     """
     root, request, part = _open(spec)
-    cells = score_cells(len(request.labels.criteria), _divided(spec, root, "scores"))
-    counts = np.zeros(cells.size, dtype=np.int64)
-    for batch in read_labels(request.labels, part):
-        for criterion, scores in enumerate(batch.scores):
-            placed = cells.place(criterion, score_codes(scores))
-            first = criterion << cells.bits
-            if len(cells.divided):
-                first = 0
-            found = np.bincount(placed - first)
-            counts[first : first + len(found)] += found
-    _write_counts(folder, counts)
+    cells = score_cells(len(request.labels.criteria))
+    batches = [one.scores for one in read_labels(request.labels, part)]
+    bins, finer = [], []
+    for criterion in range(cells.n_groups):
+        codes = np.concatenate([score_codes(one[criterion]) for one in batches])
+        found = np.bincount(cells.place(0, codes), minlength=1 << cells.bits)
+        own = np.zeros((cells.n_groups, len(found)), dtype=np.int64)
+        own[criterion] = found
+        documents = np.full(cells.n_groups, len(codes))
+        wanted = _wanted(spec, root, "scores", cells, own.ravel(), documents)
+        group, ones = np.full(len(codes), criterion), np.ones(len(codes), dtype=np.int64)
+        finer.append(count_finer(cells, group, codes, ones, wanted))
+        bins.append(found)
+    together = SparseCounts(
+        place=np.concatenate([one.place for one in finer]),
+        count=np.concatenate([one.count for one in finer]),
+    )
+    with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
+        _write_counts(aside, SparseCounts.of_bins(np.concatenate(bins)), together)
 
 
 def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
@@ -177,17 +208,26 @@ def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
     """
     root, request, part = _open(spec)
     curves, n_domains = request.curves, len(request.curves[0].domains)
-    cells = merged_cells(len(curves) * n_domains, _divided(spec, root, "tokens"))
+    cells = merged_cells(len(curves) * n_domains)
     scale = _read_scale(root, len(request.labels.criteria))
-    counts = np.zeros(cells.size, dtype=np.int64)
+    domains, lengths, merged = [], [], []
     for batch in read_labels(request.labels, part, domains=curves[0].domains):
-        for number, curve in enumerate(curves):
-            codes = scale.merge(batch.scores, batch.domain, curve.merge)
-            placed = cells.place(batch.domain + number * n_domains, codes)
-            # Sums of integers below 2^53 are exact as floats.
-            sums = np.bincount(placed, weights=batch.n_tokens, minlength=cells.size)
-            counts += sums.astype(np.int64)
-    _write_counts(folder, counts)
+        merged.append([scale.merge(batch.scores, batch.domain, one.merge) for one in curves])
+        domains.append(batch.domain)
+        lengths.append(batch.n_tokens)
+    codes = np.concatenate([np.concatenate(some) for some in zip(*merged, strict=True)])
+    domain, n_tokens = np.concatenate(domains), np.tile(np.concatenate(lengths), len(curves))
+    group = np.concatenate([domain + n_domains * number for number in range(len(curves))])
+    # Sums of integers below 2^53 are exact as floats.
+    sums = np.bincount(cells.place(group, codes), weights=n_tokens, minlength=cells.n_bins)
+    bins = sums.astype(np.int64)
+    documents = np.bincount(group, minlength=cells.n_groups)
+    wanted = _wanted(spec, root, "tokens", cells, bins, documents)
+    finer = count_finer(cells, group, codes, n_tokens, wanted)
+    with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
+        _write_counts(aside, SparseCounts.of_bins(bins), finer)
+        if not spec["finer"]:
+            np.save(aside / MERGED, codes.reshape(len(curves), -1))
 
 
 def draw_part(spec: Mapping[str, Json], folder: Path) -> None:
@@ -198,16 +238,19 @@ def draw_part(spec: Mapping[str, Json], folder: Path) -> None:
         folder: The part's artefact folder.
     """
     root, request, part = _open(spec)
-    curves, n_domains = request.curves, len(request.curves[0].domains)
+    domains = request.curves[0].domains
     tables = root / RANKS
-    cells = merged_cells(len(curves) * n_domains, _load_integers(tables / _DIVIDED))
+    divided = _load_integers(tables / _DIVIDED)
+    cells = merged_cells(len(request.curves) * len(domains), divided)
     expected = _load_floats(tables / _EXPECTED)
-    scale = _read_scale(root, len(request.labels.criteria))
+    merged = np.load(root / "tokens" / folder.name / MERGED, mmap_mode="r", allow_pickle=False)
     waiting = np.zeros(1 << DISCARD_BITS, dtype=np.int64)
+    first = 0
     with artifacts.writing(folder, stage="select", settings={}, seed=request.seed, inputs={}) as to:
         writer: pq.ParquetWriter | None = None
-        for batch in read_labels(request.labels, part, domains=curves[0].domains, ids=True):
-            codes = [scale.merge(batch.scores, batch.domain, one.merge) for one in curves]
+        for batch in read_labels(request.labels, part, domains=domains, ids=True, scores=False):
+            codes = merged[:, first : first + len(batch.domain)]
+            first += len(batch.domain)
             table, tokens = _draw(batch, codes, cells, expected, request.seed)
             places = table["discard"].to_numpy() >> np.uint64(64 - DISCARD_BITS)
             sums = np.bincount(places.astype(np.int64), weights=tokens, minlength=len(waiting))
@@ -224,7 +267,7 @@ _FUNCTIONS = {"scores": "count_scores", "tokens": "count_tokens", "draws": "draw
 
 def _draw(
     batch: LabelBatch,
-    codes: Sequence[CodeArray],
+    codes: CodeArray,
     cells: Cells,
     expected: FloatArray,
     seed: int,
@@ -260,10 +303,20 @@ def _open(spec: Mapping[str, Json]) -> tuple[Path, CopiesRequest, tuple[FilePart
     return root, request, request.parts[cast(int, spec["part"])]
 
 
-def _divided(spec: Mapping[str, Json], root: Path, name: str) -> IntArray:
+def _wanted(
+    spec: Mapping[str, Json],
+    root: Path,
+    name: str,
+    cells: Cells,
+    bins: IntArray,
+    documents: IntArray,
+) -> BoolArray:
+    """Return the bins whose parts are counted: the first time those that look heavy from here."""
     if not spec["finer"]:
-        return np.empty(0, dtype=np.int64)
-    return _load_integers(divided_folder(root, name) / _DIVIDED)
+        return bins_to_divide(cells, bins, documents)
+    wanted = np.zeros(cells.n_bins, dtype=np.bool_)
+    wanted[_load_integers(divided_folder(root, name) / _DIVIDED)] = True
+    return wanted
 
 
 def _read_scale(root: Path, n_criteria: int) -> StreamedScale:
@@ -284,6 +337,14 @@ def _load_floats(path: Path) -> FloatArray:
     return loaded
 
 
-def _write_counts(folder: Path, counts: IntArray) -> None:
-    with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
-        np.save(aside / COUNTS, counts)
+def _write_counts(folder: Path, bins: SparseCounts, finer: SparseCounts) -> None:
+    for name, counts in ((BINS, bins), (FINER, finer)):
+        np.save(folder / f"{name}-place.npy", counts.place)
+        np.save(folder / f"{name}-count.npy", counts.count)
+
+
+def _read_counts(part: Path, name: str) -> SparseCounts:
+    return SparseCounts(
+        place=_load_integers(part / f"{name}-place.npy"),
+        count=_load_integers(part / f"{name}-count.npy"),
+    )

@@ -39,8 +39,9 @@ from cuvee.select.label_files import FilePart, LabelFiles, describe, divide, key
 
 SUMMARY = "copies.json"
 _ASKED = "asked.json"
-_MOST_PARTS = 32
-_PART_ROWS = 250_000
+_PARTS = 32
+_LEAST_ROWS, _MOST_ROWS = 250_000, 4_000_000
+"""Of a part, whose codes are held in memory."""
 _FINER = "-finer"
 
 
@@ -152,10 +153,7 @@ def write_copies(
     request = CopiesRequest(
         labels=labels,
         curves=tuple(curves),
-        parts=tuple(
-            tuple(some)
-            for some in divide(row_groups, min(_MOST_PARTS, math.ceil(n_rows / _PART_ROWS)))
-        ),
+        parts=tuple(tuple(some) for some in divide(row_groups, _n_parts(n_rows))),
         seed=seed,
     )
     with artifacts.locked(beside):
@@ -252,18 +250,21 @@ def _count(
     workers: int,
     on_progress: Progress,
 ) -> tuple[Cells, IntArray]:
-    """Count once, and once more where a bin holds too much."""
+    """Count once, and again where bins held too much that no part had seen to be heavy."""
     parts = passes.run_pass(name, folder, request, workers=workers, on_progress=on_progress)
-    counts = passes.sum_counts(parts)
-    finer = cells.divide(counts)
+    bins = passes.sum_bins(parts, cells)
+    finer = cells.heavy(bins)
     if not len(finer.divided):
-        return cells, counts
+        return cells, bins
+    counts, whole = finer.fill(bins, passes.sum_finer(parts, finer))
+    if whole:
+        return finer, counts
     if not artifacts.is_done(passes.divided_folder(folder, name)):
         passes.write_divided(passes.divided_folder(folder, name), finer, seed=request.seed)
     parts = passes.run_pass(
         name + _FINER, folder, request, workers=workers, on_progress=on_progress
     )
-    return finer, passes.sum_counts(parts)
+    return finer, finer.fill(bins, passes.sum_finer(parts, finer))[0]
 
 
 def _expected(curves: Sequence[QualityCurve], cells: Cells, shares: FloatArray) -> FloatArray:
@@ -288,7 +289,7 @@ def _write_kept(
     seed: int,
 ) -> Copies:
     """Discard evenly down to the budget and write what is kept."""
-    waiting = passes.sum_counts(parts, passes.WAITING)
+    waiting = passes.sum_waiting(parts)
     last = _last_kept(parts, waiting, settings.n_tokens)
     totals = np.zeros(3, dtype=np.int64)
     with artifacts.writing(folder, stage="select", settings=asked, seed=seed, inputs={}) as aside:
@@ -336,6 +337,10 @@ def _last_kept(parts: Sequence[Path], waiting: IntArray, budget: int | None) -> 
     before = int(reached[place] - waiting[place]) + np.cumsum(tokens) - tokens
     kept = int(np.flatnonzero(before < budget)[-1])
     return int(near["discard"][kept].as_py())
+
+
+def _n_parts(n_rows: int) -> int:
+    return max(min(_PARTS, math.ceil(n_rows / _LEAST_ROWS)), math.ceil(n_rows / _MOST_ROWS))
 
 
 def _check_curves(curves: Sequence[QualityCurve], labels: LabelFiles) -> None:

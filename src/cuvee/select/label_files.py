@@ -79,7 +79,7 @@ class LabelBatch:
     n_tokens: IntArray
     """(n_documents,)"""
     scores: tuple[ScoreArray, ...]
-    """(n_criteria) arrays of (n_documents,)."""
+    """(n_criteria) arrays of (n_documents,), none where they were not asked for."""
 
 
 def describe(labels: LabelFiles) -> tuple[list[FilePart], list[Json]]:
@@ -128,6 +128,7 @@ def read_labels(
     *,
     domains: Sequence[str] = (),
     ids: bool = False,
+    scores: bool = True,
 ) -> Iterator[LabelBatch]:
     """Read parts of the files, batch by batch.
 
@@ -136,6 +137,7 @@ def read_labels(
         parts: Which row groups.
         domains: Names of the domains; none: domains and lengths are not read.
         ids: Whether ids are read.
+        scores: Whether scores are.
 
     Yields:
         At most about a million rows each.
@@ -144,7 +146,8 @@ def read_labels(
         DataError: A value is missing, a score is not finite, a length is below 1, or a domain is
             not one of those asked for.
     """
-    columns = [*labels.criteria]
+    criteria = labels.criteria if scores else ()
+    columns = [*criteria]
     if domains:
         columns += [labels.domain, labels.tokens]
     if ids:
@@ -155,7 +158,7 @@ def read_labels(
             for batch in file.iter_batches(
                 _BATCH_ROWS, row_groups=list(part.row_groups), columns=columns, use_threads=False
             ):
-                yield _batch(labels, batch, path, domains, ids=ids)
+                yield _batch(labels, batch, path, domains, criteria=criteria, ids=ids)
 
 
 def keys_of(ids: pa.Array) -> KeyArray:
@@ -170,7 +173,13 @@ def keys_of(ids: pa.Array) -> KeyArray:
 
 
 def _batch(
-    labels: LabelFiles, batch: pa.RecordBatch, path: str, domains: Sequence[str], *, ids: bool
+    labels: LabelFiles,
+    batch: pa.RecordBatch,
+    path: str,
+    domains: Sequence[str],
+    *,
+    criteria: Sequence[str],
+    ids: bool,
 ) -> LabelBatch:
     for name in batch.schema.names:
         if batch.column(name).null_count:
@@ -179,9 +188,9 @@ def _batch(
             )
     scores = tuple(
         batch.column(name).to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-        for name in labels.criteria
+        for name in criteria
     )
-    for name, column in zip(labels.criteria, scores, strict=True):
+    for name, column in zip(criteria, scores, strict=True):
         if not np.isfinite(column.sum(dtype=np.float64)):
             raise DataError(
                 f"column {name!r} of {path} holds a score that is not finite; every document needs "
