@@ -38,6 +38,9 @@ from cuvee.select.copies_passes import CopiesRequest, Progress
 from cuvee.select.label_files import FilePart, LabelFiles, describe, divide, keys_of, read_labels
 
 SUMMARY = "copies.json"
+FLOOR_SHARE = 0.5
+IN_MEMORY_ROWS = 2_000_000
+"""About 300 MB of labels."""
 _ASKED = "asked.json"
 _PARTS = 32
 _LEAST_ROWS, _MOST_ROWS = 250_000, 4_000_000
@@ -53,11 +56,11 @@ class CopiesConfig:
 
     normalisation: Literal["rank", "floor-rank"] = "rank"
     """How criteria are put on one scale."""
-    floor_share: float = 0.5
+    floor_share: float = FLOOR_SHARE
     """Share of the documents, the worst, that become one value with floor-rank."""
     n_tokens: int | None = None
     """Token budget; what was drawn beyond it is discarded evenly. None keeps all."""
-    in_memory_rows: int = 2_000_000
+    in_memory_rows: int = IN_MEMORY_ROWS
     """Most documents that are read whole and ranked exactly; more are streamed."""
 
     def __post_init__(self) -> None:
