@@ -402,11 +402,10 @@ def labelling(work: Path, corpus: Path, n_bytes: int) -> Figures:
     texts = pq.read_table(work / "text.parquet", columns=["text"])["text"].to_pylist()
     rng = np.random.default_rng(SEED)
     with one_thread():
-        index = scan_pool(
-            PoolConfig(shards=(str(work / "text.parquet"),)), work / "scan", seed=SEED
-        )
-        make_tokenizer(TokensConfig(sample_bytes=1_000_000), index, work / "scan", seed=SEED)
-        store = tokenise_pool(index, work / "scan", tokenizer=work / "scan" / "tokenizer")
+        pool, out = PoolConfig(shards=(str(work / "text.parquet"),)), work / "scan"
+        index = scan_pool(pool, out, seed=SEED, workers=0)
+        make_tokenizer(TokensConfig(sample_bytes=1_000_000), index, out, seed=SEED)
+        store = tokenise_pool(index, out, tokenizer=out / "tokenizer", workers=0)
         ids = np.concatenate(
             [store.read(place, 0, int(size)) for place, size in enumerate(store.n_tokens)]
         ).astype(np.int64)

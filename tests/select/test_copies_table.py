@@ -23,7 +23,7 @@ from cuvee.select.label_files import LabelFiles
 
 DOMAINS = ("books", "code", "web")
 CRITERIA = ("edu", "ppl")
-N = 60_000
+N = 20_000
 STREAMED = CopiesConfig(in_memory_rows=0)
 
 
@@ -93,14 +93,14 @@ def _draw(
 def test_streamed_copies_are_nearly_the_exact_ones(
     labels: LabelFiles, pool: pa.Table, tmp_path: Path
 ) -> None:
-    """Documents whose copies differ hold no more than a thousandth of the tokens."""
+    """Documents whose copies differ hold no more than a few thousandths of the tokens."""
     exact, wanted = _draw(tmp_path / "exact", labels, CopiesConfig())
     streamed, found = _draw(tmp_path / "streamed", labels)
     assert exact.rank_error == 0.0
-    assert 0.0 < streamed.rank_error <= 1e-3
+    assert 0.0 < streamed.rank_error <= 5e-4
     lengths = dict(zip(pool["id"].to_pylist(), pool["n_tokens"].to_pylist(), strict=True))
     other = {name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)}
-    assert sum(lengths[name] for name in other) <= 1e-3 * sum(lengths.values())
+    assert sum(lengths[name] for name in other) <= 2e-3 * sum(lengths.values())
     for made, taken in ((exact, wanted), (streamed, found)):
         assert (made.n_documents, made.n_taken, made.n_copies) == (
             N,
@@ -110,8 +110,7 @@ def test_streamed_copies_are_nearly_the_exact_ones(
         assert made.n_tokens == sum(lengths[name] * n for name, n in taken.items())
 
 
-@pytest.mark.parametrize("budget", [None, 3_000_000])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("budget", "workers"), [(None, 0), (1_000_000, 0), (1_000_000, 2)])
 def test_the_same_copies_from_any_files_by_any_workers(
     budget: int | None,
     workers: int,
@@ -120,18 +119,18 @@ def test_the_same_copies_from_any_files_by_any_workers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One file or seven uneven ones, rows mixed or sorted by score, in other parts: identical."""
+    """Two files or six uneven ones, rows mixed or sorted by score, in other parts: identical."""
     settings = CopiesConfig(in_memory_rows=0, n_tokens=budget)
     wanted = _draw(tmp_path / "two", labels, settings)[1]
     monkeypatch.setattr(copies_table, "_LEAST_ROWS", 5_000)
-    ends = [100, 5_000, 5_001, 20_000, 41_000, 59_000]
+    ends = [100, 2_000, 2_001, 9_000, 19_000]
     by_score = np.lexsort((pool["ppl"].to_numpy(), pool["domain"].to_numpy(zero_copy_only=False)))
     divisions = {
         "mixed": np.split(np.random.default_rng(1).permutation(N), ends),
         "sorted": np.split(by_score, ends),
     }
-    if workers == 0:
-        divisions["one"] = [np.arange(N)]
+    if workers > 0:
+        del divisions["sorted"]
     for name, parts in divisions.items():
         laid = _write(tmp_path / f"labels-{name}", pool, parts)
         assert _draw(tmp_path / name, laid, settings, workers)[1] == wanted
@@ -163,7 +162,7 @@ def test_a_budget_discards_evenly(labels: LabelFiles, pool: pa.Table, tmp_path: 
     """Met within a document; less is part of more; a budget nothing reaches changes nothing."""
     whole, everything = _draw(tmp_path / "whole", labels)
     before: dict[str, int] = {}
-    for budget in (100_000, 2_000_000):
+    for budget in (30_000, 700_000):
         made, taken = _draw(
             tmp_path / str(budget), labels, CopiesConfig(in_memory_rows=0, n_tokens=budget)
         )
@@ -206,10 +205,28 @@ def test_keys_in_place_of_ids_draw_the_same(
     assert made == _draw(tmp_path / "by-id", labels)[0]
 
 
+_COMMAND = """
+import sys
+from pathlib import Path
+from cuvee.policy.quality_curve import curves_from_json
+from cuvee.artifacts import read_json
+from cuvee.select.copies_table import CopiesConfig, write_copies
+from cuvee.select.label_files import LabelFiles
+
+curve, out, *files = sys.argv[1:]
+curves = curves_from_json(read_json(Path(curve)))
+labels = LabelFiles(
+    files=tuple(files), criteria=curves[0].criteria, smaller_is_better=("ppl",)
+)
+settings = CopiesConfig(in_memory_rows=0)
+write_copies(Path(out), curves, labels=labels, settings=settings, seed=3, workers=1)
+"""
+"""What `cuvee copies` does, without the seconds that the other verbs take to import."""
+
+
 def _start(labels: LabelFiles, curve: Path, out: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "cuvee", "copies", *labels.files, "--curve", str(curve)]
-    command += ["--smaller", "ppl", "--in-memory-rows", "0", "--seed", "3", "--workers", "1", "-q"]
-    return subprocess.Popen([*command, "--out", str(out)], start_new_session=True)
+    command = [sys.executable, "-c", _COMMAND, str(curve), str(out), *labels.files]
+    return subprocess.Popen(command, start_new_session=True)
 
 
 def test_killed_copies_resume_to_the_same(labels: LabelFiles, tmp_path: Path) -> None:

@@ -118,14 +118,6 @@ class Cells:
             cells[rows] = first + part.astype(np.int64)
         return cells
 
-    def groups(self) -> IntArray:
-        """Return the (size,) group of each cell."""
-        group = np.empty(self.size, dtype=np.int64)
-        n_bins = self.n_bins
-        group[:n_bins] = np.arange(n_bins) >> self.bits
-        group[n_bins:] = np.repeat(self.divided >> self.bits, 1 << self.finer_bits)
-        return group
-
     def heavy(self, bins: IntArray, tolerance: float = TOLERANCE) -> Self:
         """Divide the bins that hold more than a share of their group.
 
@@ -158,51 +150,51 @@ class Cells:
             counts[self.divided] = 0
         return counts, int(counts.sum()) == int(bins.sum())
 
-    def order(self) -> tuple[IntArray, IntArray]:
-        """Return the cells that hold anything in the order of group and code.
-
-        Returns:
-            (n_cells,) numbers of the cells, divided bins left out for their parts, and (n_cells,)
-            groups.
-        """
-        numbers = np.arange(self.size)
-        n_bins = self.n_bins
-        starts = numbers << self.finer_bits
-        part = numbers[n_bins:] - n_bins
-        starts[n_bins:] = (self.divided[part >> self.finer_bits] << self.finer_bits) + (
-            part & ((1 << self.finer_bits) - 1)
-        )
-        kept = np.ones(self.size, dtype=np.bool_)
-        kept[self.divided] = False
-        kept_numbers = numbers[kept]
-        order = kept_numbers[np.argsort(starts[kept], kind="stable")]
-        return order, starts[order] >> (self.bits + self.finer_bits)
-
-    def running(self, counts: IntArray) -> tuple[IntArray, IntArray]:
+    def running(self, counts: IntArray) -> "Running":
         """Sum up each group's counts in the order of codes.
 
         Args:
             counts: (size,)
-
-        Returns:
-            (size,) counts of the group up to and including each cell, and (n_groups,) totals.
         """
-        order, group = self.order()
-        reached = np.cumsum(counts[order])
-        ends = np.searchsorted(group, np.arange(self.n_groups), side="right") - 1
-        totals = np.diff(reached[ends], prepend=0)
-        found = np.zeros(self.size, dtype=np.int64)
-        found[order] = reached - np.repeat(
-            np.concatenate([[0], reached[ends][:-1]]), np.diff(ends, prepend=-1)
+        filled = np.flatnonzero(counts)
+        starts = filled << self.finer_bits
+        part = filled[filled >= self.n_bins] - self.n_bins
+        starts[filled >= self.n_bins] = (
+            self.divided[part >> self.finer_bits] << self.finer_bits
+        ) + (part & ((1 << self.finer_bits) - 1))
+        order = np.argsort(starts, kind="stable")
+        cells, group = filled[order], starts[order] >> (self.bits + self.finer_bits)
+        reached = np.cumsum(counts[cells])
+        ends = np.searchsorted(group, np.arange(self.n_groups), side="right")
+        sums = np.concatenate([[0], reached])[np.concatenate([[0], ends])]
+        return Running(
+            cells=cells,
+            group=group,
+            reached=reached - sums[group],
+            total=np.diff(sums)[group],
         )
-        return found, totals
 
     def error(self, counts: IntArray) -> FloatArray:
         """Return the (n_groups,) largest share in a cell that could still be divided."""
-        bins = counts[: self.n_bins]
-        _, totals = self.running(counts)
-        largest = bins.reshape(self.n_groups, -1).max(axis=1)
-        return np.asarray(largest / np.maximum(totals, 1), dtype=np.float64)
+        running = self.running(counts)
+        largest = counts[: self.n_bins].reshape(self.n_groups, -1).max(axis=1)
+        total = np.ones(self.n_groups, dtype=np.int64)
+        total[running.group] = running.total
+        return np.asarray(largest / total, dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """Running sums over the cells that hold anything, in the order of groups and codes."""
+
+    cells: IntArray
+    """(n_cells,)"""
+    group: IntArray
+    """(n_cells,)"""
+    reached: IntArray
+    """(n_cells,) sum of the group's cells up to and including this one."""
+    total: IntArray
+    """(n_cells,) sum of the group."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -289,7 +281,7 @@ class StreamedScale:
 
     cells: Cells
     start: FloatArray
-    """(size,) average rank where a cell begins; of parts of divided cells the average rank."""
+    """(size,) average rank where a bin begins; of parts of divided bins the average rank itself."""
     slope: FloatArray
     """(size,) its rise by code."""
 
@@ -311,19 +303,15 @@ class StreamedScale:
             floor_share: None for the ``rank`` of `Normaliser`; for its ``floor-rank`` the share of
                 the documents, the worst, that become one value, to the width of a cell.
         """
-        order, group = cells.order()
-        running, _ = cells.running(counts)
-        first, last = np.zeros(cells.size), np.zeros(cells.size)
+        running = cells.running(counts)
+        start, slope = np.zeros(cells.size), np.zeros(cells.size)
         for criterion, larger in enumerate(larger_is_better):
-            own = order[group == criterion]
-            first[own], last[own] = _ends(
-                running[own], counts[own], larger=larger, floor_share=floor_share
-            )
-        n_codes = 1 << (32 - cells.bits)
-        slope = (last - first) / n_codes
-        slope[cells.n_bins :] = 0.0
-        start = first.copy()
-        start[cells.n_bins :] = ((first + last) / 2.0)[cells.n_bins :]
+            own = running.group == criterion
+            places, reached = running.cells[own], running.reached[own]
+            first, last = _ends(reached, counts[places], larger=larger, floor_share=floor_share)
+            whole = places < cells.n_bins
+            start[places] = np.where(whole, first, (first + last) / 2.0)
+            slope[places] = np.where(whole, (last - first) / (1 << (32 - cells.bits)), 0.0)
         return cls(cells=cells, start=start, slope=slope)
 
     def normalise(self, criterion: int, codes: CodeArray) -> FloatArray:
@@ -368,12 +356,12 @@ def token_shares(cells: Cells, tokens: IntArray) -> FloatArray:
         tokens: (size,) in each cell.
 
     Returns:
-        (size,) share of the group's tokens in cells that are as good or better: 1 for the worst
-        that holds any, and where a group has no tokens.
+        (size,) share of the group's tokens in cells that are as good or better; 1 for the worst
+        that holds any, and for cells that hold none.
     """
-    reached, totals = cells.running(tokens)
-    total = totals[cells.groups()]
-    shares: FloatArray = np.where(total > 0, reached / np.maximum(total, 1), 1.0)
+    running = cells.running(tokens)
+    shares = np.ones(cells.size)
+    shares[running.cells] = running.reached / running.total
     return shares
 
 

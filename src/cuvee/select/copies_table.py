@@ -240,7 +240,7 @@ def _rank(
         "tokens", folder, request, merged_cells(len(curves) * n_domains), workers, on_progress
     )
     if not artifacts.is_done(folder / passes.RANKS):
-        expected = _expected(curves, cells, token_shares(cells, tokens))
+        expected = _expected(curves, cells, tokens)
         passes.write_expected(folder, cells, expected, seed=seed)
     return float(cells.error(tokens).max())
 
@@ -270,14 +270,15 @@ def _count(
     return finer, finer.fill(bins, passes.sum_finer(parts, finer))[0]
 
 
-def _expected(curves: Sequence[QualityCurve], cells: Cells, shares: FloatArray) -> FloatArray:
-    """Return the (size,) expected copies of documents by cell."""
+def _expected(curves: Sequence[QualityCurve], cells: Cells, tokens: IntArray) -> FloatArray:
+    """Return the (size,) expected copies of documents by cell; 0 where there are none."""
     n_domains = len(curves[0].domains)
-    expected = np.empty(cells.size)
-    group = cells.groups()
+    ranks = cells.running(tokens)
+    shares = token_shares(cells, tokens)[ranks.cells]
+    expected = np.zeros(cells.size)
     for number, curve in enumerate(curves):
-        own = group // n_domains == number
-        expected[own] = curve.copies(shares[own], group[own] % n_domains)
+        own = ranks.group // n_domains == number
+        expected[ranks.cells[own]] = curve.copies(shares[own], ranks.group[own] % n_domains)
     return expected
 
 
