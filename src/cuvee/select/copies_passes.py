@@ -1,0 +1,350 @@
+"""The passes over label files that a streamed selection is made of, each a task a part.
+
+scores    documents in each cell of each criterion's raw scores
+tokens    tokens in each cell of the merged quality, by curve and domain
+draws     documents whose copies were drawn, and their tokens by the hash they are discarded by
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cuvee import artifacts
+from cuvee.arrays import BoolArray, FloatArray, IntArray
+from cuvee.artifacts import Json
+from cuvee.config import dump, parse
+from cuvee.executors import Task, run_tasks
+from cuvee.policy.quality_curve import QualityCurve, curves_from_json, curves_to_json
+from cuvee.policy.sampling import draw_copies
+from cuvee.policy.streamed_ranks import (
+    Cells,
+    CodeArray,
+    SparseCounts,
+    StreamedScale,
+    bins_to_divide,
+    count_finer,
+    merged_cells,
+    score_cells,
+    score_codes,
+)
+from cuvee.randomness import hash64
+from cuvee.select.label_files import FilePart, LabelBatch, LabelFiles, keys_of, read_labels
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told the pass, the parts done and their number."""
+
+REQUEST = "request.json"
+BINS, FINER = "bins", "finer"
+MERGED, DRAWN, WAITING = "merged.npy", "drawn.parquet", "discard.npy"
+SCALE, RANKS = "scale", "ranks"
+_DIVIDED, _START, _SLOPE, _EXPECTED = "divided.npy", "start.npy", "slope.npy", "expected.npy"
+DISCARD_BITS = 16
+"""Tokens that wait for the budget are counted by the first bits of their hash."""
+_CHUNK = 1 << 15
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopiesRequest:
+    """All that the copies depend on."""
+
+    labels: LabelFiles
+    curves: tuple[QualityCurve, ...]
+    parts: tuple[tuple[FilePart, ...], ...]
+    """Row groups of each part."""
+    seed: int
+
+    def write(self, path: Path) -> None:
+        """Write the request for the tasks."""
+        artifacts.write_json(
+            path,
+            {
+                "labels": dump(self.labels),
+                "curves": curves_to_json(self.curves),
+                "parts": [[dump(one) for one in part] for part in self.parts],
+                "seed": self.seed,
+            },
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the request of a task."""
+        data = cast(Mapping[str, Json], artifacts.read_json(path))
+        parts = cast(Sequence[Sequence[Mapping[str, Json]]], data["parts"])
+        return cls(
+            labels=parse(LabelFiles, cast(Mapping[str, Json], data["labels"])),
+            curves=curves_from_json(cast(Mapping[str, Json], data["curves"])),
+            parts=tuple(tuple(parse(FilePart, one) for one in part) for part in parts),
+            seed=cast(int, data["seed"]),
+        )
+
+
+def run_pass(
+    name: str, folder: Path, request: CopiesRequest, *, workers: int, on_progress: Progress
+) -> list[Path]:
+    """Run one pass, going on where an earlier call was stopped.
+
+    Args:
+        name: ``scores``, ``tokens`` or ``draws``, and ``-finer`` for its second time.
+        folder: Of the request and all passes.
+        request: What is drawn.
+        workers: Processes; 0 works in this one.
+        on_progress: Told of every part done.
+
+    Returns:
+        Folders of the parts, in order.
+    """
+    function = f"{__name__}:{_FUNCTIONS[name.removesuffix('-finer')]}"
+    tasks = [
+        Task(
+            function=function,
+            spec={"folder": str(folder), "part": number, "finer": name.endswith("-finer")},
+            folder=folder / name / f"{number:05d}",
+            cost=sum(one.n_rows for one in part),
+        )
+        for number, part in enumerate(request.parts)
+    ]
+    on_progress(name, 0, len(tasks))
+    for n_done, _ in enumerate(run_tasks(tasks, workers=workers), start=1):
+        on_progress(name, n_done, len(tasks))
+    return [task.folder for task in tasks]
+
+
+def sum_bins(parts: Sequence[Path], cells: Cells) -> IntArray:
+    """Add up the (n_bins,) counts of the parts of a pass."""
+    total = np.zeros(cells.n_bins, dtype=np.int64)
+    for part in parts:
+        counts = _read_counts(part, BINS)
+        total[counts.place] += counts.count
+    return total
+
+
+def sum_finer(parts: Sequence[Path], cells: Cells) -> SparseCounts:
+    """Add up the counts of parts of the divided bins."""
+    places, counts = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for part in parts:
+        found = _read_counts(part, FINER)
+        own = cells.slot[found.place >> cells.finer_bits] >= 0
+        places.append(found.place[own])
+        counts.append(found.count[own])
+    return SparseCounts.of(np.concatenate(places), np.concatenate(counts))
+
+
+def sum_waiting(parts: Sequence[Path]) -> IntArray:
+    """Add up the tokens drawn, by the first bits of the hash they are discarded by."""
+    return np.asarray(
+        np.sum([_load_integers(part / WAITING) for part in parts], axis=0), dtype=np.int64
+    )
+
+
+def write_cells(folder: Path, arrays: Mapping[str, npt.NDArray[np.generic]], seed: int) -> None:
+    """Write tables that later passes read, as one artefact."""
+    with artifacts.writing(folder, stage="select", settings={}, seed=seed, inputs={}) as aside:
+        for name, values in arrays.items():
+            np.save(aside / name, values)
+
+
+def write_scale(folder: Path, scale: StreamedScale, *, seed: int) -> None:
+    """Write the scale for the later passes."""
+    tables = {_DIVIDED: scale.cells.divided, _START: scale.start, _SLOPE: scale.slope}
+    write_cells(folder / SCALE, tables, seed)
+
+
+def write_divided(folder: Path, cells: Cells, *, seed: int) -> None:
+    """Write which bins the second time of a pass divides."""
+    write_cells(folder, {_DIVIDED: cells.divided}, seed)
+
+
+def write_expected(folder: Path, cells: Cells, expected: FloatArray, *, seed: int) -> None:
+    """Write the expected copies of each cell for the pass that draws."""
+    write_cells(folder / RANKS, {_DIVIDED: cells.divided, _EXPECTED: expected}, seed)
+
+
+def divided_folder(folder: Path, name: str) -> Path:
+    """Return where the bins stand that the second time of a pass divides."""
+    return folder / f"{name}-divided"
+
+
+def count_scores(spec: Mapping[str, Json], folder: Path) -> None:
+    """Count documents by cell of their raw scores; a task of `executors`.
+
+    Args:
+        spec: ``folder`` of the passes, number of the ``part``, and whether this is the second time.
+        folder: The part's artefact folder.
+    """
+    root, request, part = _open(spec)
+    cells = score_cells(len(request.labels.criteria))
+    batches = [one.scores for one in read_labels(request.labels, part)]
+    bins, finer = [], []
+    for criterion in range(cells.n_groups):
+        codes = np.concatenate([score_codes(one[criterion]) for one in batches])
+        found = np.bincount(cells.place(0, codes), minlength=1 << cells.bits)
+        own = np.zeros((cells.n_groups, len(found)), dtype=np.int64)
+        own[criterion] = found
+        documents = np.full(cells.n_groups, len(codes))
+        wanted = _wanted(spec, root, "scores", cells, own.ravel(), documents)
+        group, ones = np.full(len(codes), criterion), np.ones(len(codes), dtype=np.int64)
+        finer.append(count_finer(cells, group, codes, ones, wanted))
+        bins.append(found)
+    together = SparseCounts(
+        place=np.concatenate([one.place for one in finer]),
+        count=np.concatenate([one.count for one in finer]),
+    )
+    with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
+        _write_counts(aside, SparseCounts.of_bins(np.concatenate(bins)), together)
+
+
+def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
+    """Count tokens by cell of the merged quality; a task of `executors`.
+
+    Args:
+        spec: As of `count_scores`.
+        folder: The part's artefact folder.
+    """
+    root, request, part = _open(spec)
+    curves, n_domains = request.curves, len(request.curves[0].domains)
+    cells = merged_cells(len(curves) * n_domains)
+    scale = _read_scale(root, len(request.labels.criteria))
+    domains, lengths, merged = [], [], []
+    for batch in read_labels(request.labels, part, domains=curves[0].domains):
+        merged.append([scale.merge(batch.scores, batch.domain, one.merge) for one in curves])
+        domains.append(batch.domain)
+        lengths.append(batch.n_tokens)
+    codes = np.concatenate([np.concatenate(some) for some in zip(*merged, strict=True)])
+    domain, n_tokens = np.concatenate(domains), np.tile(np.concatenate(lengths), len(curves))
+    group = np.concatenate([domain + n_domains * number for number in range(len(curves))])
+    # Sums of integers below 2^53 are exact as floats.
+    sums = np.bincount(cells.place(group, codes), weights=n_tokens, minlength=cells.n_bins)
+    bins = sums.astype(np.int64)
+    documents = np.bincount(group, minlength=cells.n_groups)
+    wanted = _wanted(spec, root, "tokens", cells, bins, documents)
+    finer = count_finer(cells, group, codes, n_tokens, wanted)
+    with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
+        _write_counts(aside, SparseCounts.of_bins(bins), finer)
+        if not spec["finer"]:
+            np.save(aside / MERGED, codes.reshape(len(curves), -1))
+
+
+def draw_part(spec: Mapping[str, Json], folder: Path) -> None:
+    """Draw the copies of a part's documents; a task of `executors`.
+
+    Args:
+        spec: As of `count_scores`.
+        folder: The part's artefact folder.
+    """
+    root, request, part = _open(spec)
+    domains = request.curves[0].domains
+    tables = root / RANKS
+    divided = _load_integers(tables / _DIVIDED)
+    cells = merged_cells(len(request.curves) * len(domains), divided)
+    expected = _load_floats(tables / _EXPECTED)
+    merged = np.load(root / "tokens" / folder.name / MERGED, mmap_mode="r", allow_pickle=False)
+    waiting = np.zeros(1 << DISCARD_BITS, dtype=np.int64)
+    first = 0
+    with artifacts.writing(folder, stage="select", settings={}, seed=request.seed, inputs={}) as to:
+        writer: pq.ParquetWriter | None = None
+        for batch in read_labels(request.labels, part, domains=domains, ids=True, scores=False):
+            codes = merged[:, first : first + len(batch.domain)]
+            first += len(batch.domain)
+            table, tokens = _draw(batch, codes, cells, expected, request.seed)
+            places = table["discard"].to_numpy() >> np.uint64(64 - DISCARD_BITS)
+            sums = np.bincount(places.astype(np.int64), weights=tokens, minlength=len(waiting))
+            waiting += sums.astype(np.int64)
+            writer = writer or pq.ParquetWriter(to / DRAWN, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer is not None:
+            writer.close()
+        np.save(to / WAITING, waiting)
+
+
+_FUNCTIONS = {"scores": "count_scores", "tokens": "count_tokens", "draws": "draw_part"}
+
+
+def _draw(
+    batch: LabelBatch,
+    codes: CodeArray,
+    cells: Cells,
+    expected: FloatArray,
+    seed: int,
+) -> tuple[pa.Table, IntArray]:
+    """Return the documents drawn, and the tokens of all their copies."""
+    assert batch.ids is not None, "asked for"
+    keys = keys_of(batch.ids)
+    n_domains = cells.n_groups // len(codes)
+    copies = np.empty(len(keys), dtype=np.int64)
+    for first in range(0, len(keys), _CHUNK):
+        part = slice(first, first + _CHUNK)
+        wanted = np.zeros(len(keys[part]))
+        for number, some in enumerate(codes):
+            placed = cells.place(batch.domain[part] + number * n_domains, some[part])
+            np.maximum(wanted, expected.take(placed), out=wanted)
+        copies[part] = draw_copies(wanted, keys[part], seed=seed)
+    kept = np.flatnonzero(copies)
+    tokens = copies[kept] * batch.n_tokens[kept]
+    table = pa.table(
+        {
+            "id": batch.ids.take(pa.array(kept)),
+            "copies": copies[kept].astype(np.int32),
+            "n_tokens": tokens,
+            "discard": hash64(seed, "discard", keys[kept]),
+        }
+    )
+    return table, tokens
+
+
+def _open(spec: Mapping[str, Json]) -> tuple[Path, CopiesRequest, tuple[FilePart, ...]]:
+    root = Path(cast(str, spec["folder"]))
+    request = CopiesRequest.read(root / REQUEST)
+    return root, request, request.parts[cast(int, spec["part"])]
+
+
+def _wanted(
+    spec: Mapping[str, Json],
+    root: Path,
+    name: str,
+    cells: Cells,
+    bins: IntArray,
+    documents: IntArray,
+) -> BoolArray:
+    """Return the bins whose parts are counted: the first time those that look heavy from here."""
+    if not spec["finer"]:
+        return bins_to_divide(cells, bins, documents)
+    wanted = np.zeros(cells.n_bins, dtype=np.bool_)
+    wanted[_load_integers(divided_folder(root, name) / _DIVIDED)] = True
+    return wanted
+
+
+def _read_scale(root: Path, n_criteria: int) -> StreamedScale:
+    folder = root / SCALE
+    return StreamedScale(
+        cells=score_cells(n_criteria, _load_integers(folder / _DIVIDED)),
+        start=_load_floats(folder / _START),
+        slope=_load_floats(folder / _SLOPE),
+    )
+
+
+def _load_integers(path: Path) -> IntArray:
+    return np.asarray(np.load(path, allow_pickle=False), dtype=np.int64)
+
+
+def _load_floats(path: Path) -> FloatArray:
+    loaded: FloatArray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return loaded
+
+
+def _write_counts(folder: Path, bins: SparseCounts, finer: SparseCounts) -> None:
+    for name, counts in ((BINS, bins), (FINER, finer)):
+        np.save(folder / f"{name}-place.npy", counts.place)
+        np.save(folder / f"{name}-count.npy", counts.count)
+
+
+def _read_counts(part: Path, name: str) -> SparseCounts:
+    return SparseCounts(
+        place=_load_integers(part / f"{name}-place.npy"),
+        count=_load_integers(part / f"{name}-count.npy"),
+    )
