@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=1_000_000)
     parser.add_argument("--clusters", type=int, default=1000)
     parser.add_argument("--sample", type=int, default=50_000, help="documents learnt from")
+    parser.add_argument("--characters", type=int, help="of a document; as the corpus allows")
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="folder of Parquet files")
     parser.add_argument("--json", type=Path, help="file the result is written to")
     options = parser.parse_args()
@@ -64,14 +65,14 @@ def main() -> None:
         min_documents=5,
     )
     with tempfile.TemporaryDirectory() as name:
-        result = measure(Path(name), options.corpus, config, n_documents)
+        result = measure(Path(name), options.corpus, config, n_documents, options.characters)
     print_table(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(
-    work: Path, corpus: Path, config: ClusterConfig, n_documents: int
+    work: Path, corpus: Path, config: ClusterConfig, n_documents: int, length: int | None
 ) -> dict[str, Mapping[str, object]]:
     """Take all measurements.
 
@@ -80,11 +81,12 @@ def measure(
         corpus: Folder of Parquet files with a column text.
         config: Number of clusters and size of the sample.
         n_documents: Of the pool.
+        length: Characters of a document; None: 200 to 2,000, as the corpus allows.
 
     Returns:
         ``figures``, ``kmeans`` by name, and ``conditions``.
     """
-    n_bytes = write_pieces(work / "pool", corpus, n_documents)
+    n_bytes = write_pieces(work / "pool", corpus, n_documents, length)
     pool = PoolConfig(shards=(str(work / "pool"),), validation_share=0.0)
     seconds: Figures = {}
     index = _timed(seconds, "scan", lambda: scan_pool(pool, work, seed=SEED, workers=WORKERS))
@@ -178,14 +180,15 @@ def compare_kmeans(
     return found
 
 
-def write_pieces(folder: Path, corpus: Path, n_documents: int) -> int:
+def write_pieces(folder: Path, corpus: Path, n_documents: int, length: int | None) -> int:
     """Cut the corpus into pieces of equal length and write them as shards.
 
     Args:
         folder: Where the shards are written.
         corpus: Folder of Parquet files.
-        n_documents: Pieces of 200 to 2,000 characters; where the corpus is too small for them, its
-            text comes again under other ids.
+        n_documents: Pieces; where the corpus is too small for them, its text comes again under
+            other ids.
+        length: Characters of a piece; None: 200 to 2,000, as the corpus allows.
 
     Returns:
         Bytes of text written.
@@ -196,8 +199,9 @@ def write_pieces(folder: Path, corpus: Path, n_documents: int) -> int:
     files = sorted(corpus.glob("*.parquet"))
     if not files:
         raise SystemExit(f"{corpus} holds no .parquet files; give a folder of them by --corpus.")
-    n_characters = sum(len(text) for text in _texts(files))
-    length = min(max(_LENGTHS[0], -(-n_characters // n_documents)), _LENGTHS[1])
+    if length is None:
+        n_characters = sum(len(text) for text in _texts(files))
+        length = min(max(_LENGTHS[0], -(-n_characters // n_documents)), _LENGTHS[1])
     pieces = _pieces(files, length)
     folder.mkdir(parents=True)
     n_bytes = 0
