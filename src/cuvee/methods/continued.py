@@ -13,6 +13,7 @@ from cuvee.corpus.read import PoolConfig
 from cuvee.corpus.tokens import TokensConfig
 from cuvee.errors import ConfigError, DataError
 from cuvee.methods import measure
+from cuvee.methods.base_model import BaseConfig, base_model
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.mixture import Mixture
@@ -21,30 +22,6 @@ from cuvee.proxy.sweep import ProxyConfig, SweepInputs, read_result, training_sp
 from cuvee.randomness import integer_seed, stream
 from cuvee.simplex import normalise
 from cuvee.tables.runs import read_trajectory
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BaseConfig:
-    """The model that training is continued from."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    checkpoint: str | None = None
-    """A safetensors file of a run of the same size and tokenizer; None trains one here."""
-    n_tokens: int = 1_000_000
-    """Tokens the base is trained on, where it is trained here."""
-    mixture: Mapping[str, float] = field(default_factory=dict)
-    """Shares of the original domains, in the base and in what is left of them later; empty takes
-    their natural shares."""
-
-    def __post_init__(self) -> None:
-        if self.n_tokens < 1:
-            raise ConfigError(f"base.n_tokens is {self.n_tokens}; it must be at least 1.")
-        for name, share in self.mixture.items():
-            if not share >= 0:
-                raise ConfigError(f"base.mixture gives {name!r} {share}; it must be at least 0.")
-        if self.mixture and not sum(self.mixture.values()) > 0:
-            raise ConfigError("base.mixture is all 0; give at least one domain a share.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,22 +130,14 @@ def read_curves(
 
 def base_checkpoint(settings: ContinualConfig, job: Job, prepared: Prepared) -> Path:
     """Return the base model's weights; a base that is trained here is trained once."""
-    if settings.base.checkpoint is not None:
-        return Path(settings.base.checkpoint)
-    proxy = replace(
-        settings.proxy, n_tokens=settings.base.n_tokens, points=(1.0,), checkpoints="final"
-    )
-    mixture = Mixture.flat(prepared.statistics.domains, original_mixture(settings, prepared))
-    spec = training_spec(
-        proxy,
-        _inputs(settings, job, prepared),
-        mixture,
+    return base_model(
+        job,
+        settings.base,
+        proxy=settings.proxy,
+        mixture=Mixture.flat(prepared.statistics.domains, original_mixture(settings, prepared)),
+        prepared=prepared,
         seed=settings.seed,
-        run_seed=integer_seed(stream(settings.seed, "base")),
-        learning_rate=_rate(settings, job, prepared),
     )
-    measure.measure(job, "train the base", {"base": spec}, job.folder("base"), prepared)
-    return job.folder("base", "base", "model.safetensors")
 
 
 def continued(

@@ -227,3 +227,10 @@ def _descriptors(index: Path) -> tuple[list[str], FloatArray]:
     vectors = np.array([one["mean_ngrams"] for one in data.values()], dtype=np.float64)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return list(data), vectors / np.maximum(lengths, np.finfo(np.float64).tiny)
+
+
+def given_tokens(prepared: Prepared, budget: int) -> int:
+    """Return the tokens of the given text that stand for a budget of the real pool."""
+    statistics = prepared.statistics
+    share = budget / int(statistics.available_tokens.sum())
+    return round(min(share, 1.0) * int(statistics.n_tokens.sum()))

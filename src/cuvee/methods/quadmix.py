@@ -19,17 +19,16 @@ import numpy as np
 
 from cuvee import artifacts, config
 from cuvee.artifacts import Json
-from cuvee.corpus.scan import read_index
 from cuvee.design.quality_prior import QualityPriorConfig, draw_vectors
 from cuvee.errors import ConfigError
 from cuvee.executors import one_thread
-from cuvee.methods import chain, curves, judging, measure
+from cuvee.methods import chain, curves, judging, measure, shipping
 from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.curve_fit import CurvePredictor, CurvesConfig, compare_regressions
 from cuvee.methods.curve_search import CurveLimits, find_curve
 from cuvee.methods.curve_study import VECTORS, CurveStudy, first_vectors, last_vectors
 from cuvee.methods.job import Job, claimed
-from cuvee.methods.pool import Prepared
+from cuvee.methods.pool import Prepared, given_tokens
 from cuvee.methods.presets import QUADMIX_PAPER
 from cuvee.methods.quality import NORMALISED, CriterionConfig, label_quality, read_quality
 from cuvee.policy.mixture import Mixture
@@ -42,9 +41,6 @@ from cuvee.policy.ranks import Normalisation
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.randomness import stream
 from cuvee.search.settings import SearchConfig
-from cuvee.select.budget import SelectionPlan
-from cuvee.select.write import SelectionSource, write_selection
-from cuvee.simplex import normalise
 from cuvee.tables.runs import Runs, read_runs
 from cuvee.tables.vectors import Vectors, write_vectors
 
@@ -148,7 +144,7 @@ def design(settings: QuaDMixConfig, job: Job) -> None:
             quality.normalised,
             criteria,
             column,
-            given(prepared, shared.target_tokens),
+            given_tokens(prepared, shared.target_tokens),
         )
     n_drawn = min(settings.curves.start_runs, settings.curves.n_runs) - len(rows)
     drawn = draw_vectors(
@@ -233,47 +229,25 @@ def search(settings: QuaDMixConfig, job: Job) -> None:
 def select(settings: QuaDMixConfig, job: Job) -> None:
     """Write what the chosen curve samples, evenly discarded to the token budget."""
     prepared = open_stores(settings, job)
-    folder = job.folder("selection")
-    if artifacts.is_done(folder):
+    if artifacts.is_done(job.folder("selection")):
         return
-    budget = settings.select.n_tokens or chain.target_tokens(settings, prepared)
     with job.stage("select"):
         copies = curves.draw_sample(
             prepared.store,
             read_quality(job.folder("quality")).normalised,
             (read_curve(job),),
-            n_tokens=budget,
+            n_tokens=settings.select.n_tokens or chain.target_tokens(settings, prepared),
             seed=settings.seed,
         )
-        store, statistics = prepared.store, prepared.statistics
-        sums = np.bincount(
-            store.domain, weights=copies * store.n_tokens, minlength=len(store.domains)
-        )
-        planned = sums.astype(np.int64)
-        mixture = Mixture.flat(store.domains, normalise(sums))
-        write_selection(
-            folder,
-            mixture,
-            SelectionPlan(
-                domains=store.domains,
-                n_tokens=int(planned.sum()),
-                planned_tokens=planned,
-                pool_tokens=statistics.n_tokens,
-                phase_tokens=planned[None, :],
-            ),
-            source=SelectionSource(
-                pool=settings.pool,
-                tokens=job.folder("tokens"),
-                tokenizer=artifacts.digest_of(job.folder("tokenizer")),
-                fingerprint=read_index(job.out).fingerprint,
-                inputs={
-                    "optimum": artifacts.digest_of(job.folder("optimum")),
-                    "quality": artifacts.digest_of(job.folder("quality")),
-                },
-            ),
-            settings=settings.select,
-            seed=settings.seed,
+        made_of = {name: artifacts.digest_of(job.folder(name)) for name in ("optimum", "quality")}
+        shipping.select_copies(
+            job,
+            settings.select,
+            pool=settings.pool,
+            prepared=prepared,
             copies=copies,
+            inputs=made_of,
+            seed=settings.seed,
         )
 
 
@@ -317,7 +291,7 @@ class Rival:
 
 def rival_curves(settings: QuaDMixConfig, job: Job, prepared: Prepared) -> dict[str, Rival]:
     """Return what is judged: chosen, natural, the best by each criterion, their union, rivals."""
-    budget = given(prepared, chain.target_tokens(settings, prepared))
+    budget = given_tokens(prepared, chain.target_tokens(settings, prepared))
     found = {}
     quality = read_quality(job.folder("quality"))
     named = curves.baselines(prepared.store, quality.normalised, quality.criteria, budget)
@@ -350,7 +324,7 @@ def study(settings: QuaDMixConfig, job: Job) -> CurveStudy:
     pool = int(prepared.statistics.available_tokens.sum())
     most = chain.floors(settings, prepared)
     prior = settings.prior.for_budget(budget / pool, max_epochs=settings.max_epochs)
-    wanted = float(given(prepared, budget))
+    wanted = float(given_tokens(prepared, budget))
     return CurveStudy(
         job=job,
         prepared=prepared,
@@ -368,13 +342,6 @@ def study(settings: QuaDMixConfig, job: Job) -> CurveStudy:
         target_tokens=budget,
         seed=settings.seed,
     )
-
-
-def given(prepared: Prepared, budget: int) -> int:
-    """Return the tokens of the given text that stand for a budget of the real pool."""
-    statistics = prepared.statistics
-    share = budget / int(statistics.available_tokens.sum())
-    return round(min(share, 1.0) * int(statistics.n_tokens.sum()))
 
 
 def read_curve(job: Job) -> QualityCurve:

@@ -1,14 +1,19 @@
 """The selection: the chosen mixture's documents, written at the token budget."""
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from cuvee import artifacts
-from cuvee.arrays import FloatArray
+from cuvee.arrays import FloatArray, IntArray
 from cuvee.corpus.read import PoolConfig
 from cuvee.corpus.scan import read_index
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.mixture import Mixture
-from cuvee.select.budget import SelectConfig, plan
+from cuvee.select.budget import SelectConfig, SelectionPlan, plan
 from cuvee.select.write import Selection, SelectionSource, write_selection
+from cuvee.simplex import normalise
 
 
 def select(
@@ -42,18 +47,72 @@ def select(
         return
     job.progress("select", 0, 1, "")
     planned = plan(mixture, prepared.statistics, n_tokens=n_tokens, max_epochs=max_epochs)
-    source = SelectionSource(
-        pool=pool,
-        tokens=job.folder("tokens"),
-        tokenizer=artifacts.digest_of(job.folder("tokenizer")),
-        fingerprint=read_index(job.out).fingerprint,
-        inputs={
+    source = _source(
+        job,
+        pool,
+        {
             "optimum": artifacts.digest_of(job.folder("optimum")),
             "tokens": artifacts.digest_of(job.folder("tokens")),
         },
     )
     write_selection(folder, mixture, planned, source=source, settings=settings, seed=seed)
     job.progress("select", 1, 1, "")
+
+
+def select_copies(
+    job: Job,
+    settings: SelectConfig,
+    *,
+    pool: PoolConfig,
+    prepared: Prepared,
+    copies: IntArray,
+    inputs: Mapping[str, str],
+    seed: int,
+) -> None:
+    """Write documents chosen one by one, unless they are written.
+
+    Args:
+        job: Where.
+        settings: Shard size and compression.
+        pool: The pool's config; its text is read again.
+        prepared: Statistics of the pool.
+        copies: (n_documents,) in the order of the token store.
+        inputs: Digests of what they follow from, by name.
+        seed: The command's seed.
+    """
+    folder = job.folder("selection")
+    if artifacts.is_done(folder):
+        return
+    job.progress("select", 0, 1, "")
+    store = prepared.store
+    sums = np.bincount(store.domain, weights=copies * store.n_tokens, minlength=len(store.domains))
+    planned = sums.astype(np.int64)
+    write_selection(
+        folder,
+        Mixture.flat(store.domains, normalise(sums)),
+        SelectionPlan(
+            domains=store.domains,
+            n_tokens=int(planned.sum()),
+            planned_tokens=planned,
+            pool_tokens=prepared.statistics.n_tokens,
+            phase_tokens=planned[None, :],
+        ),
+        source=_source(job, pool, inputs),
+        settings=settings,
+        seed=seed,
+        copies=copies,
+    )
+    job.progress("select", 1, 1, "")
+
+
+def _source(job: Job, pool: PoolConfig, inputs: Mapping[str, str]) -> SelectionSource:
+    return SelectionSource(
+        pool=pool,
+        tokens=job.folder("tokens"),
+        tokenizer=artifacts.digest_of(job.folder("tokenizer")),
+        fingerprint=read_index(job.out).fingerprint,
+        inputs=inputs,
+    )
 
 
 def read_selection(job: Job) -> Selection:
