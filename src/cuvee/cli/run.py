@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def run(
-        method: Annotated[str, typer.Argument(help="regmix, mixing-laws or continual")],
+        method: Annotated[
+            str, typer.Argument(help="regmix, mixing-laws, continual, quadmix, quad")
+        ],
         config: ConfigFile,
         out: Out = None,
         settings: Settings = None,

@@ -19,6 +19,7 @@ from cuvee.cli.options import (
     out_folder,
 )
 from cuvee.cli.progress import progress_bars
+from cuvee.errors import ConfigError
 from cuvee.methods.job import Job
 from cuvee.methods.table import method_named
 
@@ -40,6 +41,10 @@ def register(app: typer.Typer) -> None:
 def run_step(verb: str, config: Path, job: Job, *, method: str, settings: tuple[str, ...]) -> None:
     """Run one arrow of a method's chain."""
     chosen = method_named(method)
+    if verb not in chosen.steps:
+        raise ConfigError(
+            f"method {method} has no stage {verb!r}; its stages are {', '.join(chosen.steps)}."
+        )
     loaded = chosen.load(config, settings)
     with artifacts.locked(job.out):
         chosen.steps[verb](loaded, job)

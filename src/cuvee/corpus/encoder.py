@@ -65,6 +65,17 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> str:
     return str(tokenizer.to_str())
 
 
+def decode(path: Path, ids: Sequence[int]) -> str:
+    """Turn token ids back into text, special ones left out.
+
+    Args:
+        path: A tokenizer.json.
+        ids: Token ids of it.
+    """
+    _, tokenizer = _read(path)
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
 def adapt_tokenizer(path: Path) -> str:
     """Read somebody's tokenizer.json and give it an end-of-text token if it has none that is safe.
 

@@ -48,8 +48,8 @@ _ROLES: dict[str, Role] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """What a method's finished stages left."""
+class Judged:
+    """What the finished stages of any method with a verdict left."""
 
     method: str
     command: str
@@ -59,17 +59,25 @@ class Finished:
     seed: int
     prepared: Prepared
     index: PoolIndex
-    design: Design
-    runs: Runs
-    proxy_size: str
-    optimum: Optimum
     validate: ValidateConfig
     rivals: dict[str, Mixture]
     caps: FloatArray
     """(n_domains,)"""
     budget: int
     """Target token budget."""
-    max_epochs: float
+    max_epochs: float | None
+    stages: tuple[str, ...] = _STAGES
+    """Artefacts whose digests are shown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished(Judged):
+    """What the finished stages of a method that measures a design left."""
+
+    design: Design
+    runs: Runs
+    proxy_size: str
+    optimum: Optimum
 
 
 def gather(job: Job, done: Finished) -> ReportContent:
@@ -84,6 +92,16 @@ def gather(job: Job, done: Finished) -> ReportContent:
 
 def gather_measured(job: Job, done: Finished) -> ReportContent:
     """Make what needs no predictor of mixtures."""
+    found = gather_judged(job, done)
+    notes = found.notes
+    if done.runs.diverged.any():
+        diverged = int(done.runs.diverged.sum())
+        notes = (*notes, f"{diverged} runs diverged and are left out of every fit.")
+    return replace(found, runs=_runs(done), notes=notes)
+
+
+def gather_judged(job: Job, done: Judged) -> ReportContent:
+    """Make what needs no measured design."""
     objective = _objective_words(done)
     rows = tuple(
         parts.MixtureLoss(
@@ -101,14 +119,13 @@ def gather_measured(job: Job, done: Finished) -> ReportContent:
             command=f"cuvee run {done.command} CONFIG",
             seed=done.seed,
             settings=done.settings,
-            stages=_STAGES,
+            stages=done.stages,
             facts=(("corpus fingerprint", done.index.fingerprint),),
         ),
         verdict=_verdict(job, done),
         losses=parts.LossSection(
             targets=_targets(done), objective_weights=done.prepared.objective, rows=rows
         ),
-        runs=_runs(done),
         trajectories=_trajectories(job, done),
         pool=_pool(done),
         selection=_selection(job),
@@ -116,7 +133,7 @@ def gather_measured(job: Job, done: Finished) -> ReportContent:
     )
 
 
-def _objective_words(done: Finished) -> str:
+def _objective_words(done: Judged) -> str:
     n = len(done.prepared.objective_names)
     if done.prepared.targets is None:
         return f"mean over the {n} domains' own validation text"
@@ -125,21 +142,17 @@ def _objective_words(done: Finished) -> str:
     return f"{'mean' if equal else 'weighted mean'} of {n} targets, bits per byte"
 
 
-def _notes(done: Finished) -> tuple[str, ...]:
+def _notes(done: Judged) -> tuple[str, ...]:
     notes = []
     if done.prepared.targets is None:
         notes.append(
             "No targets were given: the objective is the mean over the domains' own validation "
             "text, half of which the search has seen and half of which only the verdict."
         )
-    if done.runs.diverged.any():
-        notes.append(
-            f"{int(done.runs.diverged.sum())} runs diverged and are left out of every fit."
-        )
     return tuple(notes)
 
 
-def _mixture(done: Finished) -> parts.MixtureSection:
+def _mixture(done: Judged) -> parts.MixtureSection:
     statistics = done.prepared.statistics
     chosen = done.rivals["chosen"].overall
     return parts.MixtureSection(
@@ -154,11 +167,11 @@ def _mixture(done: Finished) -> parts.MixtureSection:
     )
 
 
-def _targets(done: Finished) -> tuple[str, ...]:
+def _targets(done: Judged) -> tuple[str, ...]:
     return tuple(name.split("/", 1)[1] for name in done.prepared.objective_names)
 
 
-def _verdict(job: Job, done: Finished) -> parts.VerdictSection:
+def _verdict(job: Job, done: Judged) -> parts.VerdictSection:
     return verdict_section(
         judging.read_verdict(job),
         judging.read_equivalent(job),
@@ -223,7 +236,7 @@ def _measured_by_proxy(done: Finished, weights: FloatArray, losses: FloatArray) 
     return loss if np.isfinite(loss) else None
 
 
-def _seed_losses(job: Job, done: Finished, name: str) -> FloatArray:
+def _seed_losses(job: Job, done: Judged, name: str) -> FloatArray:
     """Return (n_seeds, n_targets) final bits per byte; NaN for a diverged seed."""
     runs = judging.read_judged(job)
     losses = measure.objective_losses(runs, done.prepared)
@@ -249,7 +262,7 @@ def _runs(done: Finished) -> parts.RunsSection:
     )
 
 
-def _trajectories(job: Job, done: Finished) -> parts.TrajectorySection:
+def _trajectories(job: Job, done: Judged) -> parts.TrajectorySection:
     series = []
     for name in done.rivals:
         for number in range(done.validate.n_seeds):
@@ -268,7 +281,7 @@ def _trajectories(job: Job, done: Finished) -> parts.TrajectorySection:
     return parts.TrajectorySection(columns=("objective", *_targets(done)), series=tuple(series))
 
 
-def _pool(done: Finished) -> parts.PoolSection:
+def _pool(done: Judged) -> parts.PoolSection:
     statistics, index = done.prepared.statistics, done.index
     return parts.PoolSection(
         domains=statistics.domains,

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cuvee.search.bandit_config import PAPER as QUAD_RELEASED
+
 REGMIX_PAPER: Mapping[str, Any] = {
     "max_epochs": 15.0,
     "runs": "design",
@@ -74,3 +76,18 @@ QUADMIX_PAPER: Mapping[str, Any] = {
     },
 }
 """Settings of QuaDMix (arXiv:2504.16511); docs/papers/quadmix.md says what differs."""
+
+QUAD_PAPER: Mapping[str, Any] = {
+    "proxy": {"repetition_matched": False},
+    "clusters": {"n_clusters": 10_000},
+    "influence": {
+        "where": "all",
+        "damping": 1e-3,
+        "steps": 0,
+        "document_tokens": 20_480,
+        "normalise": "cosine",
+    },
+    "bandit": {**QUAD_RELEASED},
+}
+"""Settings of Quad (arXiv:2409.16986) and its released code; docs/papers/quad.md says what
+differs."""

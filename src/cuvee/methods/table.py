@@ -86,11 +86,26 @@ def _quadmix() -> Method:
     )
 
 
+def _quad() -> Method:
+    from cuvee.methods import planning, quad, quad_report
+
+    return Method(
+        load=quad.load_config,
+        run=quad_report.run,
+        steps=quad_report.STEPS,
+        dry_run=quad_report.dry_run,
+        describe_plan=planning.describe,
+        summary=quad_report.summary,
+        describe=quad_report.describe,
+    )
+
+
 METHODS: Mapping[str, Callable[[], Method]] = {
     "regmix": _regmix,
     "mixing-laws": _mixing_laws,
     "continual": _continual,
     "quadmix": _quadmix,
+    "quad": _quad,
 }
 
 

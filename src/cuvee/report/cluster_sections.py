@@ -156,6 +156,38 @@ class RewardsSection:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterRow:
+    """One cluster in numbers and an example."""
+
+    name: str
+    n_documents: int
+    n_tokens: int
+    taken_tokens: int
+    n_probes: int
+    mean_reward: float | None
+    """None where nothing was probed."""
+    example: str
+    """Start of a document, chosen by hash; the user's text as it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClustersSection:
+    """A bandit over clusters: what it chose from, learnt and took."""
+
+    map: ClusterMapSection
+    arms: ArmsSection
+    rewards: RewardsSection
+    rows: tuple[ClusterRow, ...]
+    """Those shown, most tokens taken first."""
+    n_left_out: int
+    """Clusters without a row."""
+    scored_share: float
+    """Documents scored over all documents."""
+    effective: float
+    """Clusters that the selection is spread over: exp of the entropy of its token shares."""
+
+
 def _table(columns: Sequence[FloatArray | IntArray], shown: IntArray) -> FloatArray:
     """Return the (n_arms, n_rounds) values of some arms, given all arms' of every round."""
     if not columns:

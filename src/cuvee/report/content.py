@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from cuvee.arrays import BoolArray, FloatArray, IntArray
+from cuvee.report.cluster_sections import ClustersSection
 from cuvee.report.pictures import (
     CurvesSection,
     ResponseSection,
@@ -354,6 +355,7 @@ class ReportContent:
     shares: SharesSection | None = None
     sensitivity: Sensitivity | None = None
     curves: CurvesSection | None = None
+    clusters: ClustersSection | None = None
     notes: tuple[str, ...] = ()
     """Sentences the reader must know, such as that there were no targets."""
     headline: str | None = None

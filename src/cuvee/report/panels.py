@@ -1,5 +1,6 @@
 """The report's pictures with their titles and tables, arranged for the page."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,8 @@ from markupsafe import Markup
 
 from cuvee.arrays import FloatArray
 from cuvee.report import charts, law_charts, run_charts, surfaces
+from cuvee.report.cluster_charts import arms_chart, cluster_map_chart, rewards_chart
+from cuvee.report.cluster_sections import ClustersSection
 from cuvee.report.content import HeldOutSection, RunsSection
 from cuvee.report.curve_charts import copies_chart
 from cuvee.report.matrices import Row, matrix_rows
@@ -312,6 +315,29 @@ def curves_view(section: CurvesSection) -> CurvesView:
             )
             for column in order
         ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClustersView:
+    """A bandit's clusters."""
+
+    map: Panel
+    arms: Panel
+    rewards: Panel
+
+
+def clusters_view(section: ClustersSection) -> ClustersView:
+    """Draw the clusters, the arms that gave most, and the scores of what was probed."""
+
+    def both(title: str, draw: Callable[..., Markup], part: object, key: str) -> Panel:
+        wide, narrow = (draw(part, width=width, name=name) for width, name in _widths(key))
+        return Panel(title, wide, narrow)
+
+    return ClustersView(
+        map=both("Clusters by likeness", cluster_map_chart, section.map, "clusters"),
+        arms=both("Arms over the rounds", arms_chart, section.arms, "arms"),
+        rewards=both("Influence of probed documents", rewards_chart, section.rewards, "rewards"),
     )
 
 
