@@ -103,7 +103,7 @@ class StackedStep:
             segments: (M, B, T) number of the document window each token belongs to.
             targets: (M, B, T) ids to be predicted.
         """
-        losses = self._gradients(tokens, segments, targets)
+        losses = self._first_or_later(tokens, segments, targets)
         gradients = [_gradient(one) for one in self._parameters]
         self._n_losses += self._running
         self._losses.append(losses)
@@ -119,6 +119,20 @@ class StackedStep:
         self._apply(gradients, factor, number)
         for parameter in self._parameters:
             parameter.grad = None
+
+    def _first_or_later(self, tokens: Tensor, segments: Tensor, targets: Tensor) -> Tensor:
+        """Compute losses and gradients, without compilation where the first step shows it fails."""
+        if not self._compiled or self._losses:
+            return self._gradients(tokens, segments, targets)
+        try:
+            return self._gradients(tokens, segments, targets)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            logger.warning("torch.compile failed; the stack runs eagerly: %s", error)
+        self._compiled, self._hidden, self._update = False, self._model.hidden, _update
+        self._model.zero_grad()
+        return self._gradients(tokens, segments, targets)
 
     def _gradients(self, tokens: Tensor, segments: Tensor, targets: Tensor) -> Tensor:
         """Leave gradients in ``grad``; return the (M,) mean losses."""
