@@ -94,8 +94,9 @@ def measure(device: torch.device, *, quick: bool) -> dict[str, Mapping[str, obje
         }
         alone = [value for key, value in taken.items() if key.startswith("seconds_alone")]
         stacked = [value for key, value in taken.items() if key.startswith("seconds_stacked")]
-        ratios[f"{name}_stacked_vs_best_alone"] = MEMBERS * min(alone) / min(stacked)
-        if "seconds_alone_compiled" in taken:
+        if alone and stacked:
+            ratios[f"{name}_stacked_vs_best_alone"] = MEMBERS * min(alone) / min(stacked)
+        if "seconds_alone_compiled" in taken and stacked:
             plain = taken["seconds_alone_compiled"]
             ratios[f"{name}_stacked_vs_compiled_plain"] = MEMBERS * plain / min(stacked)
     return {
