@@ -368,9 +368,8 @@ def synchronise(device: torch.device) -> None:
 def _model(run: TrainingSpec, vocabulary: int) -> ProxyModel:
     generator = torch.Generator().manual_seed(run.seed)
     size = model_size(run.size)
-    return ProxyModel(
-        size, vocabulary_size=vocabulary, context=run.context, generator=generator
-    ).to(run.device)
+    made = ProxyModel(size, vocabulary_size=vocabulary, context=run.context, generator=generator)
+    return made.to(run.device)
 
 
 def _tokens(run: TrainingSpec, vocabulary: int) -> Tensor:

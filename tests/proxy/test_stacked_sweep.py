@@ -16,7 +16,7 @@ from cuvee import artifacts, config
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError, DataError
 from cuvee.methods.job import Job
-from cuvee.methods.measure import stack_choices
+from cuvee.methods.measure import stack_choices, stack_speed
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy import stack_trials, stacked_train
 from cuvee.proxy.machine import choose_stack, stack_devices
@@ -151,11 +151,11 @@ def test_a_killed_stack_goes_on_with_the_members_that_are_left(
         np.testing.assert_allclose(collect((name,), tmp_path).losses, losses, rtol=CLOSE)
 
 
-def test_workers_train_stacks_side_by_side(specs: dict[str, TrainingSpec], tmp_path: Path) -> None:
-    """Two processes, a stack of two each."""
+def test_a_worker_trains_stacks(specs: dict[str, TrainingSpec], tmp_path: Path) -> None:
+    """In a process of its own, two stacks of two."""
     done: list[str] = []
     short = {name: replace(spec, n_sequences=16) for name, spec in specs.items()}
-    train_all(short, tmp_path, workers=2, stacks=stacks_of(short, 2), on_done=done.append)
+    train_all(short, tmp_path, workers=1, stacks=stacks_of(short, 2), on_done=done.append)
     assert sorted(done) == ["a", "b", "c", "d"]
     timing = json.loads((tmp_path / "d" / artifacts.TIMING).read_text())
     assert timing["stack"] == 2
@@ -323,6 +323,25 @@ def test_a_step_is_timed_on_any_device(specs: dict[str, TrainingSpec]) -> None:
     first, later = stack_seconds(specs["a"], 2, 300, torch.device("cpu"))
     assert first > 0
     assert math.isfinite(later)
+
+
+def test_a_plan_is_timed_as_the_sweep_will_run(
+    specs: dict[str, TrainingSpec], tmp_path: Path
+) -> None:
+    """In stacks of the config's size, or fewer where there are fewer runs; or alone."""
+    for n_runs, stack, members in ((5, 3, 3), (2, 3, 2), (5, "auto", 1)):
+        folder = tmp_path / f"{n_runs}-{stack}"
+        folder.mkdir()
+        found, rate = stack_speed(
+            specs["a"],
+            300,
+            folder,
+            n_runs=n_runs,
+            stack=stack,  # type: ignore[arg-type]
+            workers=0,
+        )
+        assert found == members
+        assert rate > 0
 
 
 def test_a_calibration_measures_until_memory_is_full(
