@@ -72,11 +72,14 @@ class StackedStep:
         self._rates = table.to(device, kind)
         self._sizes = (table / (1 - _BETA1**steps)[:, None]).to(device, kind)
         self._corrections = (1 - _BETA2**steps).sqrt().to(device, kind)
-        self._decay = torch.tensor([one.weight_decay for one in runs], device=device).to(kind)
-        self._clip = torch.tensor([one.clip for one in runs], device=device).to(kind)
+        self._decay, self._clip = (
+            torch.tensor(values, dtype=kind, device=device)
+            for values in ([one.weight_decay for one in runs], [one.clip for one in runs])
+        )
+        untrained = math.log(model.embedding.shape[1])
         self._spike = torch.full(
-            (len(runs),), SPIKE * math.log(model.embedding.shape[1]), device=device
-        ).double()
+            (len(runs),), SPIKE * untrained, dtype=torch.float64, device=device
+        )
         self._running = torch.ones(len(runs), dtype=torch.bool, device=device)
         self._n_losses = torch.zeros(len(runs), dtype=torch.int64, device=device)
         self._losses: list[Tensor] = []
