@@ -94,8 +94,9 @@ def measure(device: torch.device, *, quick: bool) -> dict[str, Mapping[str, obje
         }
         alone = [value for key, value in taken.items() if key.startswith("seconds_alone")]
         stacked = [value for key, value in taken.items() if key.startswith("seconds_stacked")]
-        ratios[f"{name}_stacked_vs_best_alone"] = MEMBERS * min(alone) / min(stacked)
-        if "seconds_alone_compiled" in taken:
+        if alone and stacked:
+            ratios[f"{name}_stacked_vs_best_alone"] = MEMBERS * min(alone) / min(stacked)
+        if "seconds_alone_compiled" in taken and stacked:
             plain = taken["seconds_alone_compiled"]
             ratios[f"{name}_stacked_vs_compiled_plain"] = MEMBERS * plain / min(stacked)
     return {
@@ -367,9 +368,8 @@ def synchronise(device: torch.device) -> None:
 def _model(run: TrainingSpec, vocabulary: int) -> ProxyModel:
     generator = torch.Generator().manual_seed(run.seed)
     size = model_size(run.size)
-    return ProxyModel(
-        size, vocabulary_size=vocabulary, context=run.context, generator=generator
-    ).to(run.device)
+    made = ProxyModel(size, vocabulary_size=vocabulary, context=run.context, generator=generator)
+    return made.to(run.device)
 
 
 def _tokens(run: TrainingSpec, vocabulary: int) -> Tensor:

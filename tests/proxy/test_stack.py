@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuvee.policy.mixture import Mixture
-from cuvee.proxy import stacked_losses
+from cuvee.proxy import stacked_losses, stacked_step
 from cuvee.proxy.model import ProxyModel
 from cuvee.proxy.record import SPIKE
 from cuvee.proxy.sizes import model_size
@@ -244,6 +244,30 @@ def test_bfloat16_products_keep_float32_weights() -> None:
     for parameter in narrow.parameters():
         assert parameter.grad is not None
         assert parameter.grad.dtype == torch.float32
+
+
+def test_a_stack_that_cannot_be_compiled_runs_eagerly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a warning, and the same numbers."""
+
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("no compiler")
+
+    batch = [torch.stack(part) for part in zip(*(batches(n)[0] for n in (1, 2)), strict=True)]
+    losses = []
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "compile", lambda *_, **__: broken)
+        for compiled in (False, True):
+            step = StackedStep(
+                stacked([single(run) for run in RUNS[:2]]), RUNS[:2], compiled=compiled
+            )
+            step(*batch)
+            step(*batch)
+            losses.append(step.losses)
+    stacked_step._compiled_update.cache_clear()
+    assert losses[0] == losses[1]
+    assert "torch.compile failed; the stack runs eagerly: no compiler" in caplog.text
 
 
 class Largest(TorchDispatchMode):

@@ -16,12 +16,12 @@ from cuvee import artifacts, config
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError, DataError
 from cuvee.methods.job import Job
-from cuvee.methods.measure import stack_choices
+from cuvee.methods.measure import stack_choices, stack_speed
 from cuvee.policy.mixture import Mixture
-from cuvee.proxy import stacked_train
+from cuvee.proxy import stack_trials, stacked_train
 from cuvee.proxy.machine import choose_stack, stack_devices
 from cuvee.proxy.spec import TrainingSpec
-from cuvee.proxy.stack_trials import stack_seconds
+from cuvee.proxy.stack_trials import calibrate_stack, stack_seconds
 from cuvee.proxy.stacking import (
     StackChoice,
     Trial,
@@ -151,11 +151,11 @@ def test_a_killed_stack_goes_on_with_the_members_that_are_left(
         np.testing.assert_allclose(collect((name,), tmp_path).losses, losses, rtol=CLOSE)
 
 
-def test_workers_train_stacks_side_by_side(specs: dict[str, TrainingSpec], tmp_path: Path) -> None:
-    """Two processes, a stack of two each."""
+def test_a_worker_trains_stacks(specs: dict[str, TrainingSpec], tmp_path: Path) -> None:
+    """In a process of its own, two stacks of two."""
     done: list[str] = []
     short = {name: replace(spec, n_sequences=16) for name, spec in specs.items()}
-    train_all(short, tmp_path, workers=2, stacks=stacks_of(short, 2), on_done=done.append)
+    train_all(short, tmp_path, workers=1, stacks=stacks_of(short, 2), on_done=done.append)
     assert sorted(done) == ["a", "b", "c", "d"]
     timing = json.loads((tmp_path / "d" / artifacts.TIMING).read_text())
     assert timing["stack"] == 2
@@ -323,6 +323,65 @@ def test_a_step_is_timed_on_any_device(specs: dict[str, TrainingSpec]) -> None:
     first, later = stack_seconds(specs["a"], 2, 300, torch.device("cpu"))
     assert first > 0
     assert math.isfinite(later)
+
+
+def test_a_plan_is_timed_as_the_sweep_will_run(
+    specs: dict[str, TrainingSpec], tmp_path: Path
+) -> None:
+    """In stacks of the config's size, or fewer where there are fewer runs; or alone."""
+    for n_runs, stack, members in ((5, 3, 3), (2, 3, 2), (5, "auto", 1)):
+        folder = tmp_path / f"{n_runs}-{stack}"
+        folder.mkdir()
+        found, rate = stack_speed(
+            specs["a"],
+            300,
+            folder,
+            n_runs=n_runs,
+            stack=stack,  # type: ignore[arg-type]
+            workers=0,
+        )
+        assert found == members
+        assert rate > 0
+
+
+def test_a_calibration_measures_until_memory_is_full(
+    specs: dict[str, TrainingSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a made-up card of ten gigabytes: five members take nine; compilation halves a step."""
+    asked: list[tuple[int, bool]] = []
+
+    def measured(
+        run: TrainingSpec, members: int, *_: object, compiled: bool = False
+    ) -> tuple[float, float]:
+        asked.append((members, compiled))
+        if members > 5:
+            raise torch.OutOfMemoryError
+        return (20.0, 0.5) if compiled else (1.0, 1.0)
+
+    monkeypatch.setattr(stack_trials, "stack_seconds", measured)
+    monkeypatch.setattr(stack_trials, "can_compile", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**10, 10**10))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: int(1.7e9) * asked[-1][0])
+    spec: dict[str, Any] = {
+        "run": config.dump(replace(specs["a"], n_sequences=8 * 30)),
+        "vocabulary_size": 300,
+        "device": "cpu",
+    }
+    calibrate_stack({**spec, "n_runs": 40}, tmp_path / "many")
+    calibrate_stack({**spec, "n_runs": 3}, tmp_path / "few")
+    found = json.loads((tmp_path / "many" / artifacts.TIMING).read_text())
+    assert (found["members"], found["compiled"]) == (5, True)
+    assert [trial["members"] for trial in found["trials"]] == [1, 2, 4]
+    assert found["compiled_seconds"] == [20.0, 0.5]
+    few = json.loads((tmp_path / "few" / artifacts.TIMING).read_text())
+    assert (few["members"], few["compiled"]) == (3, False)
+    assert asked == [
+        *[(members, False) for members in (1, 2, 4, 8, 5)],
+        (5, True),
+        *[(members, False) for members in (1, 2, 3)],
+        (3, True),
+    ]
 
 
 @pytest.mark.gpu

@@ -166,6 +166,51 @@ def speed(spec: TrainingSpec, vocabulary_size: int, folder: Path, *, workers: in
     return float(np.mean(rates))
 
 
+def stack_speed(
+    spec: TrainingSpec,
+    vocabulary_size: int,
+    folder: Path,
+    *,
+    n_runs: int,
+    stack: Literal["auto", "none"] | int,
+    workers: int,
+) -> tuple[int, float]:
+    """Measure how runs of a shape would be trained, and how fast.
+
+    Args:
+        spec: One of them.
+        vocabulary_size: Number of token ids.
+        folder: Empty; receives what is measured.
+        n_runs: Runs of the sweep.
+        stack: The config's choice.
+        workers: Worker processes.
+
+    Returns:
+        Runs that one process trains at once, and its tokens per second of all of them.
+    """
+    plan: dict[str, Json] = {"device": spec.device, "stack": choose_stack(stack, spec.device)}
+    artifacts.write_json(folder / _MACHINE, plan)
+    specs = {str(number): spec for number in range(n_runs)}
+    job = Job(out=folder, workers=workers)
+    choice = stack_choices(job, specs, vocabulary_size=vocabulary_size).get(shape_of(spec))
+    members = min(n_runs, choice.members) if choice else 1
+    if choice is None or members == 1:
+        return 1, speed(spec, vocabulary_size, folder / "alone", workers=workers)
+    plain: dict[str, Json] = {
+        "run": config.dump(spec),
+        "vocabulary_size": vocabulary_size,
+        "members": members,
+        "compiled": choice.compiled,
+        "device": stack_devices(spec.device)[0],
+    }
+    task = Task(
+        function="cuvee.proxy.stack_trials:measure_stack", spec=plain, folder=folder / "stack"
+    )
+    list(run_tasks([task], workers=min(1, workers)))
+    timing = cast(dict[str, float], artifacts.read_json(task.folder / artifacts.TIMING))
+    return members, timing["tokens_per_second"]
+
+
 def _train(
     job: Job, stage: str, specs: Mapping[str, TrainingSpec], folder: Path, prepared: Prepared
 ) -> None:

@@ -1,5 +1,6 @@
 """What a run will cost, before it is begun: tokens, FLOPs and a time measured on this machine."""
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from cuvee.proxy.machine import (
     choose_precision,
     choose_step,
     evaluation_tokens,
+    stack_devices,
 )
 from cuvee.proxy.sizes import model_size
 from cuvee.proxy.spec import TrainingSpec
@@ -147,16 +149,26 @@ def _cost(
     spec = _spec(part.proxy)
     n_tokens = spec.n_sequences * spec.context
     with tempfile.TemporaryDirectory() as folder:
-        rate = measure.speed(spec, vocabulary_size, Path(folder), workers=workers)
+        members, rate = measure.stack_speed(
+            spec,
+            vocabulary_size,
+            Path(folder),
+            n_runs=math.ceil(part.n_runs),
+            stack=part.proxy.stack,
+            workers=workers,
+        )
     measured = evaluation_tokens(spec, n_targets=n_targets, n_domains=n_domains)
-    rounds = -(-part.n_runs // max(1, workers))
+    processes = max(1, workers)
+    if members > 1 and spec.device.startswith("cuda"):
+        processes = len(stack_devices(spec.device))
+    rounds = -(-part.n_runs // (members * processes))
     flops = model_size(spec.size).flops_per_token(vocabulary_size, spec.context)
     return {
         "name": part.name,
         "n_runs": part.n_runs,
         "n_tokens": part.n_runs * n_tokens,
         "flops": part.n_runs * n_tokens * flops,
-        "seconds": round(rounds * (n_tokens + measured) / rate, 1),
+        "seconds": round(rounds * members * (n_tokens + measured) / rate, 1),
         "tokens_per_second": round(rate, 1),
     }
 

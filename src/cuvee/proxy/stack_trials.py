@@ -60,6 +60,27 @@ def calibrate_stack(spec: Mapping[str, Json], folder: Path) -> None:
         artifacts.write_json(aside / artifacts.TIMING, figures)
 
 
+def measure_stack(spec: Mapping[str, Json], folder: Path) -> None:
+    """Time a stack of a size that is given (a task): tokens_per_second of all goes to timing.json.
+
+    Args:
+        spec: ``run``, a `TrainingSpec` of the shape as JSON; ``vocabulary_size``; ``members``,
+            ``compiled`` and ``device`` of the stack.
+        folder: Receives timing.json.
+    """
+    run = config.parse(TrainingSpec, cast(Mapping[str, Json], spec["run"]))
+    device, members = torch.device(str(spec["device"])), cast(int, spec["members"])
+    with (
+        artifacts.writing(folder, stage="dry-run", settings={}, seed=run.seed, inputs={}) as aside,
+        on_device(device),
+    ):
+        compiled = bool(spec["compiled"]) and can_compile(str(device))
+        vocabulary_size = cast(int, spec["vocabulary_size"])
+        _, seconds = stack_seconds(run, members, vocabulary_size, device, compiled=compiled)
+        rate = members * run.batch_sequences * run.context / seconds
+        artifacts.write_json(aside / artifacts.TIMING, {"tokens_per_second": round(rate, 1)})
+
+
 def measure_trials(
     run: TrainingSpec, vocabulary_size: int, device: torch.device, *, most: int
 ) -> list[Trial]:

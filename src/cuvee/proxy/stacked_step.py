@@ -72,11 +72,14 @@ class StackedStep:
         self._rates = table.to(device, kind)
         self._sizes = (table / (1 - _BETA1**steps)[:, None]).to(device, kind)
         self._corrections = (1 - _BETA2**steps).sqrt().to(device, kind)
-        self._decay = torch.tensor([one.weight_decay for one in runs], device=device).to(kind)
-        self._clip = torch.tensor([one.clip for one in runs], device=device).to(kind)
+        self._decay, self._clip = (
+            torch.tensor(values, dtype=kind, device=device)
+            for values in ([one.weight_decay for one in runs], [one.clip for one in runs])
+        )
+        untrained = math.log(model.embedding.shape[1])
         self._spike = torch.full(
-            (len(runs),), SPIKE * math.log(model.embedding.shape[1]), device=device
-        ).double()
+            (len(runs),), SPIKE * untrained, dtype=torch.float64, device=device
+        )
         self._running = torch.ones(len(runs), dtype=torch.bool, device=device)
         self._n_losses = torch.zeros(len(runs), dtype=torch.int64, device=device)
         self._losses: list[Tensor] = []
@@ -103,7 +106,7 @@ class StackedStep:
             segments: (M, B, T) number of the document window each token belongs to.
             targets: (M, B, T) ids to be predicted.
         """
-        losses = self._gradients(tokens, segments, targets)
+        losses = self._first_or_later(tokens, segments, targets)
         gradients = [_gradient(one) for one in self._parameters]
         self._n_losses += self._running
         self._losses.append(losses)
@@ -119,6 +122,20 @@ class StackedStep:
         self._apply(gradients, factor, number)
         for parameter in self._parameters:
             parameter.grad = None
+
+    def _first_or_later(self, tokens: Tensor, segments: Tensor, targets: Tensor) -> Tensor:
+        """Compute losses and gradients, without compilation where the first step shows it fails."""
+        if not self._compiled or self._losses:
+            return self._gradients(tokens, segments, targets)
+        try:
+            return self._gradients(tokens, segments, targets)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            logger.warning("torch.compile failed; the stack runs eagerly: %s", error)
+        self._compiled, self._hidden, self._update = False, self._model.hidden, _update
+        self._model.zero_grad()
+        return self._gradients(tokens, segments, targets)
 
     def _gradients(self, tokens: Tensor, segments: Tensor, targets: Tensor) -> Tensor:
         """Leave gradients in ``grad``; return the (M,) mean losses."""
