@@ -165,6 +165,8 @@ def _add_product(
         with torch.no_grad():
             weights = batch.is_text.to(primal.dtype)
             pulled = curvature_product(primal.detach(), tangent.detach(), head, weights)
+    # Out of the dual level: not every backward rule has a forward-mode derivative of its own.
+    with torch.enable_grad():
         grads = torch.autograd.grad(primal, list(leaves.values()), pulled)
     for name, grad in zip(leaves, grads, strict=True):
         total[name] += grad

@@ -1,0 +1,105 @@
+"""Quad through the command line on the tiny pool: clusters to verdict, killed between rounds."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def _tiny(settings: dict[str, object]) -> dict[str, object]:
+    for name in ("design", "search", "max_epochs", "domain_epochs", "fit"):
+        settings.pop(name, None)
+    proxy = cast(dict[str, object], settings["proxy"])
+    proxy.update({"size": "0.03m", "repetition_matched": False})
+    proxy.pop("min_subset_tokens", None)
+    cast(dict[str, object], settings["validate"]).update({"n_seeds": 1, "size": "0.03m"})
+    settings["target_tokens"] = 6000
+    settings["base"] = {"n_tokens": 4096}
+    settings["clusters"] = {
+        "n_clusters": 6,
+        "min_documents": 4,
+        "embedding": {"n_dimensions": 8, "n_features": 1024},
+    }
+    settings["influence"] = {
+        "factor_tokens": 2000,
+        "refine_tokens": 500,
+        "reference_tokens": 1000,
+        "document_tokens": 64,
+        "steps": 1,
+    }
+    settings["bandit"] = {"n_probes": 3, "n_arms": 2}
+    settings["rivals"] = ["random", "top-influence"]
+    return settings
+
+
+def test_the_chain_ends_in_a_verdict_and_a_report(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """All stages; the budget met within a document; from any round on it goes the same way."""
+    config = write_config(tmp_path / "quad.yaml", _tiny(settings))
+    out = tmp_path / "out"
+    ended = cuvee("run", "quad", config, "--out", out, "--workers", 0, "-q")
+    assert ended.status == 0, ended.stderr
+    copies = np.load(out / "optimum" / "copies.npy")
+    shards = sorted((out / "tokens").glob("0*/documents.parquet"))
+    n_tokens = np.concatenate([pq.read_table(one)["n_tokens"].to_numpy() for one in shards])
+    side = np.concatenate([pq.read_table(one)["side"].to_numpy() for one in shards])
+    taken = int((copies * n_tokens).sum())
+    assert 6000 <= taken < 6000 + n_tokens[copies > 0].max()
+    assert not copies[side == 1].any()
+    lineage = pq.read_table(out / "selection" / "lineage.parquet")
+    assert lineage.num_rows == int((copies > 0).sum())
+    rounds = sorted((out / "rounds").iterdir())
+    last = json.loads((rounds[-1] / "round.json").read_text(encoding="utf-8"))
+    assert last["total_tokens"] == taken
+    verdict = (out / "verdict" / "verdict.json").read_text(encoding="utf-8")
+    assert "top-influence" in verdict
+    assert "random" in verdict
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Clusters</h2>" in page
+    again = cuvee("run", "quad", config, "--out", out, "--workers", 0, "-q")
+    assert again.stdout == ended.stdout
+    shutil.rmtree(out / "optimum")
+    for path in rounds[len(rounds) // 2 :]:
+        shutil.rmtree(path)
+    resumed = cuvee("search", config, "--method", "quad", "--out", out, "--workers", 0, "-q")
+    assert resumed.status == 0, resumed.stderr
+    np.testing.assert_array_equal(np.load(out / "optimum" / "copies.npy"), copies)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": None}, "targets"),
+        ({"validate": {"size": "0.1m", "n_tokens": 4096}}, "so they must be equal"),
+        ({"influence": {"curvature": "none"}}, "set steps to 0"),
+        ({"rivals": ["best"]}, "rivals.0"),
+        ({"bandit": {"take_share": 2.0}}, "must lie in (0, 1]"),
+        ({"base": {"mixture": {"news": 1.0}}}, "'news', which is not a domain"),
+    ],
+)
+def test_bad_settings_are_refused(
+    change: dict[str, object],
+    message: str,
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """One clear message; stages that a method does not have are named."""
+    config = write_config(tmp_path / "bad.yaml", {**_tiny(settings), **change})
+    ended = cuvee("run", "quad", config, "--out", tmp_path / "out", "--workers", 0, "-q")
+    assert ended.status == 1
+    assert message in " ".join(ended.stderr.split())
+    none = cuvee("design", config, "--method", "quad", "--out", tmp_path / "out", "-q")
+    assert "has no stage 'design'" in none.stderr or none.status == 1
