@@ -63,6 +63,9 @@ class PoolConfig:
     every domain that has two, unless the share is 0."""
     available_tokens: Mapping[str, int] = field(default_factory=dict)
     """Tokens of the real pool by domain, where this pool is only a sample of it."""
+    exclude: tuple[str, ...] = ()
+    """Files of ids of documents to be left out: Parquet with a column id, such as `cuvee overlap`
+    writes, or text with one id a line."""
 
     def __post_init__(self) -> None:
         if not self.shards or not all(self.shards):
