@@ -2,7 +2,7 @@
 
 import typer
 
-from cuvee.cli import design, fit, predict, run, search, show, stages
+from cuvee.cli import design, fit, overlap, predict, run, search, show, stages
 
 app = typer.Typer(
     name="cuvee",
@@ -19,4 +19,5 @@ design.register(app)
 fit.register(app)
 search.register(app)
 predict.register(app)
+overlap.register(app)
 show.register(app)
