@@ -1,20 +1,24 @@
 """The scorers of label passes by name: from a batch of documents to columns of scores."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.corpus.rows import DocumentBatch
 from cuvee.labels import heuristics
+from cuvee.labels.domain_model import DomainClassifier
 from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
 
-Scorer: TypeAlias = Literal["heuristics", "classifier", "importance", "column"]
+Scorer: TypeAlias = Literal["heuristics", "classifier", "importance", "column", "domain"]
 TextScorer: TypeAlias = Callable[[list[str]], FloatArray]
-BatchScorer: TypeAlias = Callable[[DocumentBatch], Mapping[str, FloatArray]]
+Columns: TypeAlias = Mapping[str, npt.NDArray[Any] | Sequence[str]]
+BatchScorer: TypeAlias = Callable[[DocumentBatch], Columns]
 
 SCORE = "score"
 
@@ -28,8 +32,11 @@ def batch_scorer(name: Scorer, model: Path | None, options: Mapping[str, Json]) 
         options: What else it is told.
 
     Returns:
-        A function giving columns of (n_documents,), among them ``score``.
+        A function giving columns of (n_documents,): ``score``, and for ``domain`` instead of it
+        ``domain``, ``probability`` and ``predicted``.
     """
+    if name == "domain":
+        return partial(_domains, DomainClassifier.load(Path(str(model))), options)
     if name == "column":
         return _numbers
     if name == "heuristics":
@@ -42,7 +49,7 @@ def text_scorer(name: Scorer, model: Path | None, options: Mapping[str, Json]) -
     """Make a scorer of texts that are not in the pool, such as a reference's.
 
     Args:
-        name: Which; not ``column``, which is about documents with columns.
+        name: Which; not ``column`` or ``domain``, which are about documents of the pool.
         model: File of a learnt one.
         options: What else it is told.
 
@@ -56,12 +63,27 @@ def text_scorer(name: Scorer, model: Path | None, options: Mapping[str, Json]) -
     return ImportanceRatio.load(Path(str(model))).score
 
 
-def _numbers(batch: DocumentBatch) -> dict[str, FloatArray]:
+def _numbers(batch: DocumentBatch) -> Columns:
     assert batch.numbers is not None, "read with the column's name"
     return {SCORE: batch.numbers}
 
 
-def _heuristics(batch: DocumentBatch) -> dict[str, FloatArray]:
+def _domains(model: DomainClassifier, options: Mapping[str, Json], batch: DocumentBatch) -> Columns:
+    """Keep the domains documents have, and predict those they lack."""
+    lacking = np.array([name == options["missing"] for name in batch.domains], dtype=np.bool_)
+    domains, probability = list(batch.domains), np.ones(len(batch.domains), dtype=np.float32)
+    places = np.flatnonzero(lacking)
+    if len(places):
+        names, probability[places] = model.predict(
+            [batch.texts[place] for place in places.tolist()],
+            threshold=cast(float, options["threshold"]),
+        )
+        for place, name in zip(places.tolist(), names, strict=True):
+            domains[place] = name
+    return {"domain": domains, "probability": probability, "predicted": lacking}
+
+
+def _heuristics(batch: DocumentBatch) -> Columns:
     columns = heuristics.measure_texts(batch.texts)
     named = {name: columns[:, place] for place, name in enumerate(heuristics.COLUMNS)}
     return {
