@@ -1,8 +1,10 @@
 """Criteria that are not learnt here, through the command line on the tiny pool."""
 
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -111,6 +113,45 @@ def test_direction_is_checked_where_targets_have_the_column(
     assert checks["edu"]["reference"] > 0.9
 
 
+class _Letters:
+    """Stands for a fastText model: the share of words with an a in them."""
+
+    def get_labels(self) -> list[str]:
+        """Return the only label."""
+        return ["__label__hq"]
+
+    def predict(self, lines: Sequence[str], k: int) -> tuple[list[Any], list[Any]]:
+        """Return the label's probability for each line."""
+        shares = [[float(np.mean(["a" in word for word in one.split()]))] for one in lines]
+        return [self.get_labels() for _ in lines], shares
+
+
+def test_a_model_on_this_machine_is_a_criterion(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its scores stand in the label column, the reference is scored too, and the file is named."""
+    fake = SimpleNamespace(load_model=lambda path: _Letters())
+    monkeypatch.setitem(sys.modules, "fasttext", fake)
+    model = tmp_path / "model.bin"
+    model.write_bytes(b"weights")
+    settings["criteria"] = {"hq": {"kind": "fasttext", "model": str(model), "label": "hq"}}
+    ended, out = _label(settings, tmp_path, cuvee, write_config)
+    assert ended.status == 0, ended.stderr
+    checks = json.loads((out / "quality" / "checks.json").read_text(encoding="utf-8"))
+    assert 0.0 < checks["hq"]["reference"] < 1.0
+    scores = {
+        path.stem: pq.read_table(path)["score"].to_numpy()
+        for path in (out / "labels" / "hq").glob("*.parquet")
+    }
+    means = {name.split("-")[1]: values.mean() for name, values in scores.items()}
+    assert max(means, key=lambda name: means[name]) == "letters"
+    assert sum(map(len, scores.values())) == 270
+
+
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
@@ -123,6 +164,15 @@ def test_direction_is_checked_where_targets_have_the_column(
         (
             {"kind": "column", "column": "edu", "larger_is_better": True},
             "has no column 'edu'; its columns are id, text, domain.",
+        ),
+        ({"kind": "fasttext", "model": "m.bin"}, "of kind 'fasttext' needs label; give it."),
+        (
+            {"kind": "ask-llm", "model": "m", "prompt": "Is it good?"},
+            "prompt has no {text}; put it where the document is to stand.",
+        ),
+        (
+            {"kind": "hf-classifier", "model": "m", "max_tokens": 0},
+            "max_tokens is 0; it must be at least 1.",
         ),
     ],
 )

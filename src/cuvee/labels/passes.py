@@ -35,11 +35,11 @@ class LabelPass:
     """Name of the label column."""
     scorer: Scorer
     model: Path | None
-    """File of a learnt scorer; None for the others."""
+    """File or folder of a learnt scorer; None for the others."""
     shards: tuple[Shard, ...]
     pool: PoolConfig
     options: Mapping[str, Json] = field(default_factory=dict)
-    """What else the scorer is told: for ``column`` the name of the pool's column, ``number``."""
+    """What else the scorer is told, such as the name of the pool's column, ``number``."""
 
 
 def run_pass(
@@ -69,7 +69,7 @@ def run_pass(
     if artifacts.is_done(folder):
         return folder
     parts = out / "labels" / ".passes" / job.column
-    digest = artifacts.digest_file(job.model) if job.model else ""
+    digest = _digest_model(job.model) if job.model else ""
     tasks = [
         Task(
             function=_TASK,
@@ -129,6 +129,14 @@ def label_shard(spec: Mapping[str, Json], folder: Path) -> None:
             none = pa.table({"key": np.zeros(0, np.uint64), SCORE: np.zeros(0, np.float32)})
             tables.append(none)
         pq.write_table(pa.concat_tables(tables), aside / _SCORES, compression="zstd")
+
+
+def _digest_model(path: Path) -> str:
+    """Return the SHA-256 of a model's file, or of all files of its folder."""
+    if path.is_file():
+        return artifacts.digest_file(path)
+    files = sorted(one for one in path.iterdir() if one.is_file())
+    return artifacts.digest_json({one.name: artifacts.digest_file(one) for one in files})
 
 
 def read_column(folder: Path, shards: Sequence[str], column: str = SCORE) -> dict[str, pa.Table]:

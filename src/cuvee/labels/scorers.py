@@ -1,7 +1,7 @@
 """The scorers of label passes by name: from a batch of documents to columns of scores."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -15,7 +15,16 @@ from cuvee.labels import heuristics
 from cuvee.labels.domain_model import DomainClassifier
 from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
 
-Scorer: TypeAlias = Literal["heuristics", "classifier", "importance", "column", "domain"]
+Scorer: TypeAlias = Literal[
+    "heuristics",
+    "classifier",
+    "importance",
+    "column",
+    "domain",
+    "hf-classifier",
+    "fasttext",
+    "ask-llm",
+]
 TextScorer: TypeAlias = Callable[[list[str]], FloatArray]
 Columns: TypeAlias = Mapping[str, npt.NDArray[Any] | Sequence[str]]
 BatchScorer: TypeAlias = Callable[[DocumentBatch], Columns]
@@ -50,17 +59,40 @@ def text_scorer(name: Scorer, model: Path | None, options: Mapping[str, Json]) -
 
     Args:
         name: Which; not ``column`` or ``domain``, which are about documents of the pool.
-        model: File of a learnt one.
+        model: File or folder of a learnt one.
         options: What else it is told.
 
     Returns:
         A function giving (n_documents,) scores.
     """
+    path = Path(str(model))
     if name == "heuristics":
         return lambda texts: heuristics.score_columns(heuristics.measure_texts(texts))
     if name == "classifier":
-        return ReferenceClassifier.load(Path(str(model))).score
-    return ImportanceRatio.load(Path(str(model))).score
+        return ReferenceClassifier.load(path).score
+    if name == "importance":
+        return ImportanceRatio.load(path).score
+    return _local_scorer(
+        name,
+        path,
+        cast("str | None", options.get("label")),
+        cast("str | None", options.get("prompt")),
+        cast("int | None", options.get("max_tokens")),
+    )
+
+
+@lru_cache(maxsize=1)
+def _local_scorer(
+    name: str, path: Path, label: str | None, prompt: str | None, max_tokens: int | None
+) -> TextScorer:
+    """Load a model once a process, not once a shard; torch is imported for these alone."""
+    from cuvee.labels.local_models import AskLlm, FastTextModel, HfClassifier
+
+    if name == "fasttext":
+        return FastTextModel.load(path, label=label or "").score
+    if name == "ask-llm":
+        return AskLlm.load(path, prompt=prompt or "", max_tokens=max_tokens).score
+    return HfClassifier.load(path, label=label, max_tokens=max_tokens).score
 
 
 def _numbers(batch: DocumentBatch) -> Columns:
