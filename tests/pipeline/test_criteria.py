@@ -13,6 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import json as json_reader
 
+from cuvee.corpus.scan import read_index
+from cuvee.corpus.store import TokenStore
+from cuvee.randomness import document_keys
+
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -189,3 +193,24 @@ def test_bad_criteria_are_refused(
     ended, _ = _label(settings, tmp_path, cuvee, write_config)
     assert ended.status == 1
     assert message in " ".join(ended.stderr.split())
+
+
+def test_listed_documents_are_never_tokenised(
+    settings: dict[str, object],
+    source: Path,
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """The store that designs, proxies and selections are made from does not hold them."""
+    ids = pq.read_table(source / "pool" / "animals.parquet")["id"].to_pylist()[::2]
+    pq.write_table(pa.table({"id": ids}), tmp_path / "gone.parquet")
+    pool = {"shards": [str(source / "pool")], "validation_share": 0.1}
+    settings["pool"] = {**pool, "exclude": [str(tmp_path / "gone.parquet")]}
+    config = write_config(tmp_path / "regmix.yaml", settings)
+    ended = cuvee("label", config, "--out", tmp_path / "out", "--workers", 0, "-q")
+    assert ended.status == 0, ended.stderr
+    store = TokenStore.open(tmp_path / "out" / "tokens")
+    assert len(store.keys) == 270 - 60
+    assert not np.isin(store.keys, document_keys(ids)).any()
+    assert read_index(tmp_path / "out").n_excluded == 60

@@ -132,6 +132,11 @@ def _notes(done: Finished) -> tuple[str, ...]:
             "No targets were given: the objective is the mean over the domains' own validation "
             "text, half of which the search has seen and half of which only the verdict."
         )
+    if done.index.n_excluded:
+        notes.append(
+            f"{done.index.n_excluded} documents are left out of the pool by the lists of "
+            "pool.exclude."
+        )
     if done.runs.diverged.any():
         notes.append(
             f"{int(done.runs.diverged.sum())} runs diverged and are left out of every fit."
