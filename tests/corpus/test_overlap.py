@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cuvee import artifacts
+from cuvee.corpus import run_table
 from cuvee.corpus.overlap import OverlapConfig, find_overlap
 from cuvee.corpus.pool import PoolConfig
+from cuvee.corpus.run_table import make_table
 from cuvee.corpus.scan import scan_pool
 from cuvee.errors import ArtifactError, ConfigError, DataError
 
@@ -122,6 +124,33 @@ def test_short_targets_match_as_a_whole(tmp_path: Path) -> None:
         "holds-ten": (0, 1),
         "is-four": (0, 1),
     }
+
+
+def test_rows_that_cannot_be_read_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the pool in the summary; of a target by a warning, since it is not looked for."""
+    rng = np.random.default_rng(1)
+    sound = {"id": "a", "text": _text(rng, 20), "domain": "web"}
+    pool = _write(tmp_path / "p" / "p.jsonl", [sound, {"id": "b"}])
+    target = _write(tmp_path / "t" / "t.jsonl", [sound, {"id": "b", "text": " "}])
+    folder = find_overlap(
+        pool, {"exam": target}, tmp_path / "out", settings=OverlapConfig(), workers=0
+    )
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["n_documents"], summary["n_rejects"], summary["n_overlapping"]) == (1, 1, 1)
+    assert "target 'exam': 1 rows cannot be read and are not looked for" in caplog.text
+
+
+def test_the_table_is_the_same_however_often_it_is_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs are gathered piece by piece; where pieces are sorted changes nothing."""
+    _, targets, _ = _planted(tmp_path)
+    one = make_table(targets, tmp_path / "1", n=13, shortest=8)
+    monkeypatch.setattr(run_table, "_MERGED_AT", 1)
+    two = make_table(targets, tmp_path / "2", n=13, shortest=8)
+    assert artifacts.digest_of(one) == artifacts.digest_of(two)
 
 
 def test_a_stopped_check_goes_on_and_workers_change_nothing(

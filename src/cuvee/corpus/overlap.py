@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -158,7 +158,9 @@ def overlap_shard(spec: Mapping[str, Json], folder: Path) -> None:
     ) as aside:
         rows, entries = [_DOCUMENTS_SCHEMA.empty_table()], [np.zeros(0, dtype=np.int64)]
         counts: dict[str, tuple[int, int]] = {}
+        n_rejects = 0
         for batch in read_batches(shard, pool):
+            n_rejects += len(batch.rejects)
             found, entry, n_runs = _search(batch, table)
             rows.append(found)
             entries.append(entry)
@@ -167,10 +169,8 @@ def overlap_shard(spec: Mapping[str, Json], folder: Path) -> None:
                 counts[name] = (before[0] + 1, before[1] + own)
         pq.write_table(pa.concat_tables(rows), aside / DOCUMENTS, compression="zstd")
         np.save(aside / _FOUND, np.unique(np.concatenate(entries)))
-        artifacts.write_json(
-            aside / _COUNTS,
-            {name: {"documents": one[0], "runs": one[1]} for name, one in counts.items()},
-        )
+        domains = {name: {"documents": one[0], "runs": one[1]} for name, one in counts.items()}
+        artifacts.write_json(aside / _COUNTS, {"domains": domains, "n_rejects": n_rejects})
 
 
 def _search(batch: DocumentBatch, table: RunTable) -> tuple[pa.Table, IntArray, IntArray]:
@@ -276,9 +276,9 @@ def _summary(found: pa.Table, parts: Sequence[Path], targets: Path) -> dict[str,
     n_found = np.bincount(table.sets[seen], minlength=len(table.names))
     n_entries = np.bincount(table.sets, minlength=len(table.names))
     totals: dict[str, Counter[str]] = {}
-    for part in parts:
-        counts = cast(dict[str, dict[str, int]], artifacts.read_json(part / _COUNTS))
-        for name, one in counts.items():
+    counts = [cast(dict[str, Any], artifacts.read_json(part / _COUNTS)) for part in parts]
+    for count in counts:
+        for name, one in count["domains"].items():
             totals.setdefault(name, Counter()).update(one)
     groups = found.group_by(["domain", "target"]).aggregate(
         [("row", "count"), ("n_matching", "sum"), ("n_short", "sum"), ("share", "mean")]
@@ -297,6 +297,7 @@ def _summary(found: pa.Table, parts: Sequence[Path], targets: Path) -> dict[str,
     ]
     return {
         "n_documents": sum(one["documents"] for one in totals.values()),
+        "n_rejects": sum(count["n_rejects"] for count in counts),
         "n_overlapping": len(pc.unique(found["id"])),
         "domains": {name: dict(totals[name]) for name in sorted(totals)},
         "targets": {

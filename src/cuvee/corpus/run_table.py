@@ -1,5 +1,6 @@
 """The runs of words of target sets, in a sorted table of hashes that workers share on disk."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ from cuvee.errors import DataError
 _HASHES, _SETS, _BITMAP, _ABOUT = "hashes.npy", "sets.npy", "bitmap.npy", "about.json"
 _BITS_PER_RUN = 32
 """Bits of the bitmap a run: one run in so many that are not in the table passes it."""
+
+
+_MERGED_AT = 2**22
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +115,7 @@ def make_table(targets: Mapping[str, PoolConfig], folder: Path, *, n: int, short
     with artifacts.writing(folder, stage="overlap", settings=settings, seed=0, inputs={}) as aside:
         lengths, parts = {n}, []
         for name, own in shards.items():
-            found, short = _runs_of_set(own, targets[name], n)
+            found, short = _runs_of_set(name, own, targets[name], n)
             lengths |= {length for length in short if length >= shortest}
             if not len(found):
                 raise DataError(f"target {name!r} has no words; give it text, or leave it out.")
@@ -125,16 +131,29 @@ def make_table(targets: Mapping[str, PoolConfig], folder: Path, *, n: int, short
     return folder
 
 
-def _runs_of_set(shards: Sequence[Shard], config: PoolConfig, n: int) -> tuple[KeyArray, set[int]]:
+def _runs_of_set(
+    name: str, shards: Sequence[Shard], config: PoolConfig, n: int
+) -> tuple[KeyArray, set[int]]:
     """Return the different runs of a set, and the lengths of its texts of fewer words than n."""
-    found = np.zeros(0, dtype=np.uint64)
+    found, waiting, n_waiting = np.zeros(0, dtype=np.uint64), [np.zeros(0, dtype=np.uint64)], 0
     short: set[int] = set()
+    n_rejects = 0
     for shard in shards:
         for batch in read_batches(shard, config):
+            n_rejects += len(batch.rejects)
             words = hash_words(batch.texts)
             short.update(words.n_words[words.n_words < n].tolist())
-            found = np.unique(np.concatenate([found, words.runs(n)[0], words.whole(n - 1)[0]]))
-    return found, short
+            waiting += [words.runs(n)[0], words.whole(n - 1)[0]]
+            n_waiting += len(waiting[-2]) + len(waiting[-1])
+            if n_waiting > max(len(found), _MERGED_AT):  # sorted again only when doubled
+                found, waiting, n_waiting = np.unique(np.concatenate([found, *waiting])), [], 0
+    if n_rejects:
+        logger.warning(
+            "target %r: %d rows cannot be read and are not looked for; `cuvee label` lists them",
+            name,
+            n_rejects,
+        )
+    return np.unique(np.concatenate([found, *waiting])), short
 
 
 def _make_bitmap(hashes: KeyArray) -> npt.NDArray[np.uint8]:

@@ -89,6 +89,11 @@ def describe_overlap(found: Mapping[str, Any]) -> str:
         f"{n_overlapping} of {n_documents} documents share a run of words with a target set "
         f"({n_overlapping / max(n_documents, 1):.3%})."
     ]
+    if found["n_rejects"]:
+        lines.append(
+            f"{found['n_rejects']} rows of the pool cannot be read and were not compared; "
+            "`cuvee label` lists them."
+        )
     for name, one in found["targets"].items():
         share = one["runs_found"] / one["runs"]
         lines.append(
