@@ -127,3 +127,7 @@ def test_every_document_gets_a_domain(tmp_path: Path) -> None:
         (tmp_path / "out" / "domains" / "predicted-domain" / "report.json").read_text()
     )
     assert report["accuracy"] == report["macro_f1"] == 1.0
+    with pytest.raises(ArtifactError, match="threshold changed since"):
+        label_domains(
+            pool, tmp_path / "out", settings=DomainsConfig(threshold=0.9), seed=1, workers=0
+        )

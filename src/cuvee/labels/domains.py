@@ -10,7 +10,7 @@ from cuvee import artifacts
 from cuvee.artifacts import Json
 from cuvee.corpus.pool import PoolConfig
 from cuvee.corpus.sample import sample_texts
-from cuvee.corpus.scan import read_index
+from cuvee.corpus.scan import check_unchanged, read_index
 from cuvee.errors import ConfigError
 from cuvee.labels.domain_model import DomainClassifier, judge_domains
 from cuvee.labels.passes import LabelPass, run_pass
@@ -72,7 +72,7 @@ def label_domains(
     Raises:
         ConfigError: The pool names no domain for documents without one.
         DataError: Too little text has a domain.
-        ArtifactError: The pool is not scanned.
+        ArtifactError: The pool is not scanned, or the column was made with other settings.
     """
     if pool.domain_missing is None:
         raise ConfigError(
@@ -81,6 +81,8 @@ def label_domains(
         )
     index = read_index(out)
     folder = out / "domains" / settings.column
+    about: Json = {"threshold": settings.threshold, "sample_bytes": settings.sample_bytes}
+    check_unchanged(folder, about)
     if not artifacts.is_done(folder):
         names = tuple(name for name in index.domains if name != pool.domain_missing)
         sides = [
@@ -101,7 +103,7 @@ def label_domains(
         with artifacts.writing(
             folder,
             stage="label",
-            settings={"threshold": settings.threshold, "sample_bytes": settings.sample_bytes},
+            settings=about,
             seed=seed,
             inputs={"index": artifacts.digest_of(index.folder)},
         ) as aside:

@@ -86,6 +86,8 @@ def run_pass(
         )
         for shard in job.shards
     ]
+    for task in tasks:
+        _remove_stale(task)
     for n_done, _ in enumerate(run_tasks(tasks, workers=workers), start=1):
         on_progress(n_done, len(tasks))
     with artifacts.writing(
@@ -116,9 +118,9 @@ def label_shard(spec: Mapping[str, Json], folder: Path) -> None:
         cast(Scorer, spec["scorer"]), Path(model) if model is not None else None, options
     )
     number = cast("str | None", options.get("number"))
-    settings: Json = {"shard": shard.url, "scorer": spec["scorer"], **options}
+    settings, inputs = _about(spec)
     with artifacts.writing(
-        folder, stage="label", settings=settings, seed=0, inputs={"model": str(spec["digest"])}
+        folder, stage="label", settings=settings, seed=0, inputs=inputs
     ) as aside:
         tables = [
             pa.table({"key": document_keys(batch.ids), **score(batch)})
@@ -129,6 +131,22 @@ def label_shard(spec: Mapping[str, Json], folder: Path) -> None:
             none = pa.table({"key": np.zeros(0, np.uint64), SCORE: np.zeros(0, np.float32)})
             tables.append(none)
         pq.write_table(pa.concat_tables(tables), aside / _SCORES, compression="zstd")
+
+
+def _about(spec: Mapping[str, Json]) -> tuple[dict[str, Json], dict[str, str]]:
+    """Return what a part depends on: its settings and its inputs' digests."""
+    shard = cast(Mapping[str, Json], spec["shard"])
+    options = cast(Mapping[str, Json], spec["options"])
+    settings = {"shard": shard["url"], "scorer": spec["scorer"], **options}
+    return settings, {"model": str(spec["digest"])}
+
+
+def _remove_stale(task: Task) -> None:
+    """Remove a part that a stopped pass has left of another model or other options."""
+    if artifacts.is_done(task.folder):
+        manifest = cast(dict[str, Json], artifacts.read_json(task.folder / artifacts.MANIFEST))
+        if (manifest["settings"], manifest["inputs"]) != _about(task.spec):
+            shutil.rmtree(task.folder)
 
 
 def _digest_model(path: Path) -> str:
