@@ -118,7 +118,10 @@ def make_table(targets: Mapping[str, PoolConfig], folder: Path, *, n: int, short
             found, short = _runs_of_set(name, own, targets[name], n)
             lengths |= {length for length in short if length >= shortest}
             if not len(found):
-                raise DataError(f"target {name!r} has no words; give it text, or leave it out.")
+                raise DataError(
+                    f"target {name!r} has no words in column {targets[name].text!r}; name the "
+                    "column of its text, or leave it out."
+                )
             parts.append(found)
         hashes = np.concatenate(parts)
         sets = np.repeat(np.arange(len(parts), dtype=np.uint16), [len(one) for one in parts])
