@@ -28,6 +28,7 @@ VERBS = (
     "validate",
     "report",
     "show",
+    "overlap",
 )
 ESCAPE = "\x1b[2J"
 """Clears a terminal that is given it raw."""

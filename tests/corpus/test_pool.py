@@ -186,8 +186,8 @@ BAD_CONFIGS = [
     (
         {"txt": "a"},
         "config key txt is unknown; allowed here: available_tokens, domain, domain_from, "
-        "domain_pattern, format, group, group_strip, id, max_document_bytes, max_reject_share, "
-        "shards, text, validation_share.",
+        "domain_missing, domain_pattern, exclude, format, group, group_strip, id, "
+        "max_document_bytes, max_reject_share, shards, text, validation_share.",
     ),
 ]
 

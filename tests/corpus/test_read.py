@@ -16,7 +16,7 @@ import zstandard
 
 from cuvee.corpus.read import DocumentBatch, PoolConfig, has_column, list_shards, read_batches
 from cuvee.corpus.streams import bounded_lines
-from cuvee.errors import DataError
+from cuvee.errors import ConfigError, DataError
 
 MIB = 2**20
 REMEDY = "Copy it again, or leave it out of shards; nothing of it is used."
@@ -445,3 +445,27 @@ def test_a_missing_column_of_numbers_is_named(tmp_path: Path) -> None:
     assert not has_column(shard, "edu")
     with pytest.raises(DataError, match="is of text files, which have no column 'edu'"):
         read_batches(shard, config, number="edu")
+
+
+def test_documents_without_a_domain_are_kept_where_one_is_named_for_them(tmp_path: Path) -> None:
+    """Null, blank or no column at all; without a name they are rejected, or the shard refused."""
+    table = pa.table({"id": ["a", "b", "c"], "text": ["x"] * 3, "domain": ["web", None, " "]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table.drop_columns("domain"), tmp_path / "b.parquet")
+    (tmp_path / "c.jsonl").write_text('{"id": "d", "text": "x"}\n', encoding="utf-8")
+    found = [
+        _batches(tmp_path / name, domain_missing="unknown")
+        for name in ("a.parquet", "b.parquet", "c.jsonl")
+    ]
+    assert [batch.domains for (batch,) in found] == [
+        ["web", "unknown", "unknown"],
+        ["unknown"] * 3,
+        ["unknown"],
+    ]
+    (batch,) = _batches(tmp_path / "a.parquet")
+    assert [one.reason for one in batch.rejects] == ["bad_domain", "bad_domain"]
+    with pytest.raises(DataError, match="has no column 'domain'"):
+        _batches(tmp_path / "b.parquet")
+    for name in ("", " ", "a\nb"):
+        with pytest.raises(ConfigError, match="domain_missing is"):
+            PoolConfig(shards=("a",), domain_missing=name)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -297,6 +298,52 @@ def test_folder_of_another_pool_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "pool" / "a.jsonl", _records(11))
     with pytest.raises(ArtifactError, match=r"shard\.n_bytes changed since"):
         _scan(tmp_path / "pool", tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "text"])
+def test_listed_documents_are_left_out(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The index is that of a pool without them, and no reject is counted, duplicate ids too."""
+    records = [*_records(200), {**_records(8)[7], "text": "another text under the id i7"}]
+    gone = ["i7", "i50", "i51", "nowhere"]
+    _write(tmp_path / "all" / "a.jsonl", records)
+    _write(tmp_path / "few" / "a.jsonl", [one for one in records if one["id"] not in gone])
+    listing = tmp_path / f"gone.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"id": gone}), listing)
+    else:
+        listing.write_text("\r\n".join(gone), encoding="utf-8")
+    with caplog.at_level(logging.WARNING, logger="cuvee"):
+        index = _scan(tmp_path / "all", tmp_path / "1", exclude=(str(listing),))
+    assert "pool: 1 of the 4 ids to be left out are of no document" in caplog.text
+    other = _scan(tmp_path / "few", tmp_path / "2")
+    assert index.n_excluded == 3
+    assert index.n_rejects == {}
+    assert index.fingerprint == other.fingerprint
+    assert _sides(index) == _sides(other)
+    assert not {_key(name) for name in gone} & set(_sides(index))
+    for side, counts in other.n_documents.items():
+        np.testing.assert_array_equal(index.n_documents[side], counts)
+
+
+def test_a_list_that_changed_is_refused_and_a_broken_one_named(tmp_path: Path) -> None:
+    """Its ids are part of what the index is made from."""
+    _write(tmp_path / "pool" / "a.jsonl", _records(100))
+    listing = tmp_path / "gone.txt"
+    listing.write_text("i1\n", encoding="utf-8")
+    _scan(tmp_path / "pool", tmp_path / "out", exclude=(str(listing),))
+    listing.write_text("i1\ni2\n", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="exclude changed since"):
+        _scan(tmp_path / "pool", tmp_path / "out", exclude=(str(listing),))
+    pq.write_table(pa.table({"key": [1]}), tmp_path / "keys.parquet")
+    with pytest.raises(DataError, match="has no column 'id'; its columns are key"):
+        _scan(tmp_path / "pool", tmp_path / "new", exclude=(str(tmp_path / "keys.parquet"),))
+    with pytest.raises(DataError, match=r"exclude .*none\.txt does not exist .*correct exclude"):
+        _scan(tmp_path / "pool", tmp_path / "new", exclude=(str(tmp_path / "none.txt"),))
+    listing.write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match="is not UTF-8"):
+        _scan(tmp_path / "pool", tmp_path / "new", exclude=(str(listing),))
 
 
 def test_index_and_labels_are_read_back(tmp_path: Path) -> None:

@@ -79,6 +79,54 @@ def test_learnt_scorers_are_passed_as_files(tmp_path: Path) -> None:
     assert not (tmp_path / "labels" / ".passes" / "like-ref").exists()
 
 
+def test_parts_of_another_model_are_made_again(tmp_path: Path) -> None:
+    """A pass that was stopped, and goes on with a new model under the same path."""
+    (tmp_path / "pool").mkdir()
+    pool = _pool(tmp_path / "pool")
+    shards = list_shards(pool)
+    texts = [text for one in shards for text in pq.read_table(one.url)["text"].to_pylist()]
+    path = tmp_path / "model.npz"
+    job = LabelPass(column="like", scorer="classifier", model=path, shards=shards, pool=pool)
+    first = ReferenceClassifier.fit(texts[:30], texts[30:], rng=stream(1, "x"))
+    first.save(path)
+    run_pass(job, tmp_path / "done", workers=0)
+
+    def stop(n_done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_pass(job, tmp_path / "out", workers=0, on_progress=stop)
+    ReferenceClassifier.fit(texts[30:], texts[:30], rng=stream(1, "x")).save(path)
+    folder = run_pass(job, tmp_path / "out", workers=0)
+    fresh = run_pass(job, tmp_path / "fresh", workers=0)
+    assert artifacts.digest_of(folder) == artifacts.digest_of(fresh)
+    assert artifacts.digest_of(folder) != artifacts.digest_of(tmp_path / "done" / "labels" / "like")
+
+
+def test_a_column_of_numbers_is_a_label(tmp_path: Path) -> None:
+    """As it stands, in full precision, NaN where there is none; a shard of rejects has no rows."""
+    table = pa.table(
+        {"id": ["a", "b"], "text": ["x", "y"], "domain": ["d"] * 2, "edu": [1e9 + 0.5, None]}
+    )
+    (tmp_path / "pool").mkdir()
+    pq.write_table(table, tmp_path / "pool" / "a.parquet")
+    pq.write_table(table.set_column(1, "text", [[" "] * 2]), tmp_path / "pool" / "b.parquet")
+    pool = PoolConfig(shards=(str(tmp_path / "pool"),))
+    shards = list_shards(pool)
+    job = LabelPass(
+        column="edu",
+        scorer="column",
+        model=None,
+        shards=shards,
+        pool=pool,
+        options={"number": "edu"},
+    )
+    found = read_column(run_pass(job, tmp_path, workers=0), [shard.name for shard in shards])
+    full, empty = (found[shard.name] for shard in shards)
+    np.testing.assert_equal(align(full, document_keys(["b", "a"])), [np.nan, 1e9 + 0.5])
+    assert empty.num_rows == 0
+
+
 def test_labels_of_another_pool_are_refused(tmp_path: Path) -> None:
     """A document without a label, and a column without a shard."""
     table = pa.table({"key": document_keys(["a", "b"]), "score": [1.0, 2.0]})

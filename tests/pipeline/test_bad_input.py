@@ -30,8 +30,8 @@ NAME_RULE = (
     "letter or digit."
 )
 POOL_KEYS = (
-    "available_tokens, domain, domain_from, domain_pattern, format, group, group_strip, id, "
-    "max_document_bytes, max_reject_share, shards, text, validation_share"
+    "available_tokens, domain, domain_from, domain_missing, domain_pattern, exclude, format, "
+    "group, group_strip, id, max_document_bytes, max_reject_share, shards, text, validation_share"
 )
 AGAIN = "Copy it again, or leave it out of shards; nothing of it is used."
 DOMAINS = "animals, code, letters, numbers"

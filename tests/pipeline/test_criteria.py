@@ -1,8 +1,10 @@
 """Criteria that are not learnt here, through the command line on the tiny pool."""
 
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import json as json_reader
+
+from cuvee.corpus.scan import read_index
+from cuvee.corpus.store import TokenStore
+from cuvee.randomness import document_keys
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -111,6 +117,45 @@ def test_direction_is_checked_where_targets_have_the_column(
     assert checks["edu"]["reference"] > 0.9
 
 
+class _Letters:
+    """Stands for a fastText model: the share of words with an a in them."""
+
+    def get_labels(self) -> list[str]:
+        """Return the only label."""
+        return ["__label__hq"]
+
+    def predict(self, lines: Sequence[str], k: int) -> tuple[list[Any], list[Any]]:
+        """Return the label's probability for each line."""
+        shares = [[float(np.mean(["a" in word for word in one.split()]))] for one in lines]
+        return [self.get_labels() for _ in lines], shares
+
+
+def test_a_model_on_this_machine_is_a_criterion(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its scores stand in the label column, the reference is scored too, and the file is named."""
+    fake = SimpleNamespace(load_model=lambda path: _Letters())
+    monkeypatch.setitem(sys.modules, "fasttext", fake)
+    model = tmp_path / "model.bin"
+    model.write_bytes(b"weights")
+    settings["criteria"] = {"hq": {"kind": "fasttext", "model": str(model), "label": "hq"}}
+    ended, out = _label(settings, tmp_path, cuvee, write_config)
+    assert ended.status == 0, ended.stderr
+    checks = json.loads((out / "quality" / "checks.json").read_text(encoding="utf-8"))
+    assert 0.0 < checks["hq"]["reference"] < 1.0
+    scores = {
+        path.stem: pq.read_table(path)["score"].to_numpy()
+        for path in (out / "labels" / "hq").glob("*.parquet")
+    }
+    means = {name.split("-")[1]: values.mean() for name, values in scores.items()}
+    assert max(means, key=lambda name: means[name]) == "letters"
+    assert sum(map(len, scores.values())) == 270
+
+
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
@@ -123,6 +168,15 @@ def test_direction_is_checked_where_targets_have_the_column(
         (
             {"kind": "column", "column": "edu", "larger_is_better": True},
             "has no column 'edu'; its columns are id, text, domain.",
+        ),
+        ({"kind": "fasttext", "model": "m.bin"}, "of kind 'fasttext' needs label; give it."),
+        (
+            {"kind": "ask-llm", "model": "m", "prompt": "Is it good?"},
+            "prompt has no {text}; put it where the document is to stand.",
+        ),
+        (
+            {"kind": "hf-classifier", "model": "m", "max_tokens": 0},
+            "max_tokens is 0; it must be at least 1.",
         ),
     ],
 )
@@ -139,3 +193,24 @@ def test_bad_criteria_are_refused(
     ended, _ = _label(settings, tmp_path, cuvee, write_config)
     assert ended.status == 1
     assert message in " ".join(ended.stderr.split())
+
+
+def test_listed_documents_are_never_tokenised(
+    settings: dict[str, object],
+    source: Path,
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """The store that designs, proxies and selections are made from does not hold them."""
+    ids = pq.read_table(source / "pool" / "animals.parquet")["id"].to_pylist()[::2]
+    pq.write_table(pa.table({"id": ids}), tmp_path / "gone.parquet")
+    pool = {"shards": [str(source / "pool")], "validation_share": 0.1}
+    settings["pool"] = {**pool, "exclude": [str(tmp_path / "gone.parquet")]}
+    config = write_config(tmp_path / "regmix.yaml", settings)
+    ended = cuvee("label", config, "--out", tmp_path / "out", "--workers", 0, "-q")
+    assert ended.status == 0, ended.stderr
+    store = TokenStore.open(tmp_path / "out" / "tokens")
+    assert len(store.keys) == 270 - 60
+    assert not np.isin(store.keys, document_keys(ids)).any()
+    assert read_index(tmp_path / "out").n_excluded == 60

@@ -2,7 +2,7 @@
 
 import typer
 
-from cuvee.cli import copies, design, fit, predict, run, search, show, stages
+from cuvee.cli import copies, design, fit, overlap, predict, run, search, show, stages
 
 app = typer.Typer(
     name="cuvee",
@@ -20,4 +20,5 @@ fit.register(app)
 search.register(app)
 predict.register(app)
 copies.register(app)
+overlap.register(app)
 show.register(app)

@@ -14,7 +14,7 @@ from cuvee.arrays import BoolArray, KeyArray
 from cuvee.corpus.fingerprint import ContentDigest, SideDigests
 
 # What is known of a document, one byte each; the side with or without REPEAT.
-FIRST_SIDE, HELD_OUT, DROPPED, DUPLICATE_ID = 0, 1, 2, 3
+FIRST_SIDE, HELD_OUT, DROPPED, DUPLICATE_ID, EXCLUDED = 0, 1, 2, 3, 4
 REPEAT = 8
 SIDE_BITS = 7
 
@@ -34,6 +34,16 @@ class ScannedShard:
     """Documents in the shards before it."""
     n_documents: int
     """Its documents."""
+
+
+def is_used(marks: npt.NDArray[np.uint8]) -> BoolArray:
+    """Tell which documents are neither `DUPLICATE_ID` nor `EXCLUDED`.
+
+    Args:
+        marks: (n_documents,)
+    """
+    used: BoolArray = (marks & SIDE_BITS) < DUPLICATE_ID
+    return used
 
 
 def read_columns(path: Path, names: Sequence[str], codes: dict[str, int]) -> Iterator[Columns]:
@@ -94,9 +104,9 @@ def mark_sides(
 
     Args:
         scans: All shards.
-        marks: (n_documents,) `DUPLICATE_ID` stays; others become `FIRST_SIDE`, `HELD_OUT` or
-            `DROPPED`, plus `REPEAT` where another document of the same side and domain has the same
-            text.
+        marks: (n_documents,) `DUPLICATE_ID` and `EXCLUDED` stay; others become `FIRST_SIDE`,
+            `HELD_OUT` or `DROPPED`, plus `REPEAT` where another document of the same side and
+            domain has the same text.
         codes: Position of each domain name.
         held_out: From group keys to sides.
         content: Receives all documents that are used.
@@ -104,7 +114,7 @@ def mark_sides(
     """
     names = ("text_key_high", "text_key_low", "domain", "group_key", "key")
     for part in _ranges(scans, "text_key_high", names, codes):
-        used = marks[part["position"]] != DUPLICATE_ID
+        used = is_used(marks[part["position"]])
         part = {name: values[used] for name, values in part.items()}
         high, low, domain = part["text_key_high"], part["text_key_low"], part["domain"]
         content.add(high, low, domain)

@@ -17,7 +17,8 @@ from cuvee import artifacts
 from cuvee.arrays import BoolArray, IntArray, KeyArray
 from cuvee.artifacts import Json
 from cuvee.corpus import duplicates, index_files
-from cuvee.corpus.duplicates import DUPLICATE_ID, FIRST_SIDE, HELD_OUT, ScannedShard
+from cuvee.corpus.duplicates import FIRST_SIDE, HELD_OUT, ScannedShard, is_used
+from cuvee.corpus.exclude import digest_keys, mark_excluded, read_excluded
 from cuvee.corpus.fingerprint import ContentDigest, SideDigests
 from cuvee.corpus.index_files import ShardCounts, Totals
 from cuvee.corpus.pool import PoolConfig, Shard
@@ -62,6 +63,8 @@ class PoolIndex:
     """Rows read."""
     n_rejects: Mapping[str, int]
     """Rejected rows by reason; none at all where no row was rejected."""
+    n_excluded: int = 0
+    """Documents left out by lists of ids (`PoolConfig.exclude`)."""
 
     def documents(self, shard: Shard) -> pa.Table:
         """Read a shard's documents: row, key, domain, side, n_bytes, distinct; in order of rows.
@@ -91,12 +94,15 @@ class IndexJob:
 
     def settings(self) -> Json:
         """Return what the index depends on, besides the scans, as JSON."""
-        return {
+        settings: dict[str, Json] = {
             "kind": self.kind,
             "shards": [shard.url for shard in self.shards],
             "validation_share": [each.validation_share for each in self.configs],
             "max_reject_share": [each.max_reject_share for each in self.configs],
         }
+        if any(each.exclude for each in self.configs):
+            settings["exclude"] = [digest_keys(read_excluded(each)) for each in self.configs]
+        return settings
 
 
 def index_pool(job: IndexJob, folder: Path) -> PoolIndex:
@@ -129,6 +135,7 @@ def index_pool(job: IndexJob, folder: Path) -> PoolIndex:
         codes = {name: code for code, name in enumerate(domains)}
         marks = _new_marks(aside / "marks.bin", sum(scan.n_documents for scan in scans))
         duplicates.mark_duplicate_ids(scans, marks, codes, within_domain=job.kind == "targets")
+        n_excluded = _exclude(job, scans, marks)
         n_rejects = index_files.write_rejects(aside / "rejects.jsonl", job.shards, scans, marks)
         n_twice = [index_files.n_duplicates(scan, marks) for scan in scans]
         _check_rejects(job, counts, n_twice, aside / "rejects.jsonl")
@@ -152,6 +159,7 @@ def index_pool(job: IndexJob, folder: Path) -> PoolIndex:
             },
             "n_rows": sum(count["n_rows"] for count in counts),
             "n_rejects": n_rejects,
+            "n_excluded": n_excluded,
         }
         artifacts.write_json(aside / "summary.json", {**about, **totals.to_json()})
         index_files.write_listing(
@@ -182,6 +190,7 @@ def open_index(folder: Path) -> PoolIndex:
         n_distinct_documents=_arrays(summary["n_distinct_documents"]),
         n_rows=summary["n_rows"],
         n_rejects=summary["n_rejects"],
+        n_excluded=summary.get("n_excluded", 0),
     )
 
 
@@ -204,6 +213,28 @@ def _new_marks(path: Path, n_documents: int) -> npt.NDArray[np.uint8]:
     return np.memmap(path, dtype=np.uint8, mode="w+", shape=(n_documents,))
 
 
+def _exclude(job: IndexJob, scans: Sequence[ScannedShard], marks: npt.NDArray[np.uint8]) -> int:
+    """Mark the documents that the configs leave out; return how many ids were found."""
+    n_found = 0
+    for number, settings in enumerate(job.configs):
+        keys = read_excluded(settings)
+        if not settings.exclude:
+            continue
+        found = np.zeros(len(keys), dtype=np.bool_)
+        for scan, which in zip(scans, job.config_of_shard, strict=True):
+            if which == number:
+                found |= mark_excluded(scan, marks, keys)
+        n_found += int(found.sum())
+        if not found.all():
+            logger.warning(
+                "%s: %d of the %d ids to be left out are of no document",
+                _who(job, number),
+                len(keys) - int(found.sum()),
+                len(keys),
+            )
+    return n_found
+
+
 def _divider(
     job: IndexJob,
     scans: Sequence[ScannedShard],
@@ -218,7 +249,7 @@ def _divider(
     for scan in scans if share > 0 else ():
         position = scan.offset
         for part in duplicates.read_columns(scan.path, ("domain", "group_key"), codes):
-            used = marks[position : position + len(part["domain"])] != DUPLICATE_ID
+            used = is_used(marks[position : position + len(part["domain"])])
             position += len(part["domain"])
             last_resort.add(part["domain"][used], part["group_key"][used])
     extra = last_resort.groups()

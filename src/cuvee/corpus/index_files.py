@@ -22,6 +22,7 @@ from cuvee.corpus.duplicates import (
     REPEAT,
     SIDE_BITS,
     ScannedShard,
+    is_used,
     read_columns,
 )
 from cuvee.corpus.fingerprint import DomainSamples, mean_ngrams
@@ -154,9 +155,9 @@ def write_documents(
                 n_rows = len(part["row"])
                 mark = np.asarray(marks[position : position + n_rows])
                 position += n_rows
-                used = mark != DUPLICATE_ID
+                used = is_used(mark)
                 part = {name: values[used] for name, values in part.items()}
-                side, distinct = mark[used] & SIDE_BITS, (mark[used] & REPEAT) == 0
+                side, distinct = mark[used] & np.uint8(SIDE_BITS), (mark[used] & REPEAT) == 0
                 writer.write_table(_document_table(part, side, distinct, domains, sides))
                 cell = side.astype(np.int64) * len(domains) + part["domain"]
                 for total, weights in zip(sums, (None, part["n_bytes"], distinct), strict=True):
@@ -226,7 +227,7 @@ def _on_first_side(
         high, low = part["text_key_high"], part["text_key_low"]
         mark = np.asarray(marks[position : position + len(high)])
         position += len(high)
-        hit = np.isin(high, sampled) & (mark != DUPLICATE_ID) & (mark & SIDE_BITS == FIRST_SIDE)
+        hit = np.isin(high, sampled) & (mark & SIDE_BITS == FIRST_SIDE)
         known.update(zip(high[hit].tolist(), low[hit].tolist(), strict=True))
     pairs = zip(sampled.tolist(), sample.column("text_key_low").to_pylist(), strict=True)
     return pa.array([pair in known for pair in pairs], pa.bool_())

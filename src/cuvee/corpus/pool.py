@@ -48,6 +48,8 @@ class PoolConfig:
     domain_from: DomainFrom = "column"
     """column; folder: name of the folder a file stands in; file: name of the file without suffixes;
     pattern: what domain_pattern finds in the file's path."""
+    domain_missing: str | None = None
+    """Domain of the documents whose domain column is missing, null or blank; null rejects them."""
     domain_pattern: str | None = None
     """Regular expression with one group, searched in the path of each file."""
     group: str | None = None
@@ -63,6 +65,9 @@ class PoolConfig:
     every domain that has two, unless the share is 0."""
     available_tokens: Mapping[str, int] = field(default_factory=dict)
     """Tokens of the real pool by domain, where this pool is only a sample of it."""
+    exclude: tuple[str, ...] = ()
+    """Files of ids of documents to be left out: Parquet with a column id, such as `cuvee overlap`
+    writes, or text with one id a line."""
 
     def __post_init__(self) -> None:
         if not self.shards or not all(self.shards):
@@ -89,6 +94,10 @@ class PoolConfig:
                 "domain is null but domain_from is 'column'; name the column, or take the domain "
                 "from 'folder', 'file' or 'pattern'."
             )
+        if self.domain_missing is not None and not self.domain_missing.strip().isprintable():
+            raise ConfigError(f"domain_missing is {self.domain_missing!r}; it must be printable.")
+        if self.domain_missing is not None and not self.domain_missing.strip():
+            raise ConfigError("domain_missing is blank; give a name, or null to reject documents.")
         if (self.domain_from == "pattern") != (self.domain_pattern is not None):
             raise ConfigError(
                 f"domain_from is {self.domain_from!r} and domain_pattern is "

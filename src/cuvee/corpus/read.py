@@ -229,6 +229,8 @@ def _parquet_columns(file: pq.ParquetFile, shard: Shard, config: PoolConfig) -> 
     schema = file.schema_arrow
     if config.id == DEFAULT_ID and DEFAULT_ID not in schema.names:
         del wanted["id"]
+    if config.domain_missing is not None and config.domain not in schema.names:
+        del wanted["domain"]
     columns = {field: name for field, name in wanted.items() if name is not None}
     for field, name in columns.items():
         if name not in schema.names:

@@ -206,7 +206,11 @@ def _check_id(value: object, config: PoolConfig) -> str:
 
 def _check_domain(value: object, config: PoolConfig) -> str:
     column = config.domain or "domain"
+    if config.domain_missing is not None and (value is None or isinstance(value, Missing)):
+        return config.domain_missing
     name = _decoded(value, column)
+    if config.domain_missing is not None and isinstance(name, str) and not name.strip():
+        return config.domain_missing
     if not isinstance(name, str):
         raise RowError("bad_domain", f"{column!r} is {_shown(name)}, not a string")
     _check_name(name, column, "bad_domain")

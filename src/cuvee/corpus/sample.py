@@ -43,9 +43,14 @@ class _Candidates:
 
 
 def sample_texts(
-    index: PoolIndex, *, n_bytes: int, seed: int, domains: tuple[str, ...] | None = None
+    index: PoolIndex,
+    *,
+    n_bytes: int,
+    seed: int,
+    domains: tuple[str, ...] | None = None,
+    side: int = 0,
 ) -> list[str]:
-    """Read a sample of the training or search side, small domains over-represented.
+    """Read a sample of one side, small domains over-represented.
 
     Domains share the bytes in proportion to the square root of their own; within a domain documents
     are taken in hash order, 64 KiB at most of each. Memory grows with the sample, not the pool.
@@ -55,14 +60,15 @@ def sample_texts(
         n_bytes: Size of the sample in bytes of text; it holds the whole pool if that is smaller.
         seed: The run's seed.
         domains: Names of those to sample; None: all.
+        side: Position in ``index.sides``: 0 is training or search.
 
     Returns:
         Texts, in an order that does not depend on the pool's layout.
     """
-    sizes = index.n_bytes[index.sides[0]]
+    sizes = index.n_bytes[index.sides[side]]
     if domains is not None:
         sizes = np.where([name in domains for name in index.domains], sizes, 0)
-    chosen = _choose(index, _quotas(sizes, n_bytes), seed)
+    chosen = _choose(index, _quotas(sizes, n_bytes), seed, index.sides[side])
     wanted: dict[int, dict[int, tuple[int, int, int]]] = {}
     for code, found in enumerate(chosen):
         columns = (found.shard, found.row, found.rank, found.key)
@@ -90,13 +96,13 @@ def _quotas(sizes: IntArray, n_bytes: int) -> FloatArray:
     return quotas
 
 
-def _choose(index: PoolIndex, quotas: FloatArray, seed: int) -> list[_Candidates]:
+def _choose(index: PoolIndex, quotas: FloatArray, seed: int, side: str) -> list[_Candidates]:
     empty = _Candidates(*(np.zeros(0, dtype) for dtype in ("u8", "u8", "i8", "i8", "i8")))
     chosen = [empty for _ in quotas]
     codes = {name: code for code, name in enumerate(index.domains)}
     for place, shard in enumerate(index.shards):
         table = index.documents(shard)
-        table = table.filter(pc.equal(table["side"], index.sides[0]))
+        table = table.filter(pc.equal(table["side"], side))
         domains = table["domain"].combine_chunks().dictionary_encode()
         key = table["key"].to_numpy()
         found = _Candidates(

@@ -29,8 +29,10 @@ logger = logging.getLogger(__name__)
 __all__ = [
     "IndexJob",
     "PoolIndex",
+    "check_unchanged",
     "index_pool",
     "read_index",
+    "reading_settings",
     "scan_pool",
     "scan_shard",
     "scan_targets",
@@ -57,7 +59,7 @@ _SAMPLES_SCHEMA = pa.schema(
     ]
 )
 _ROW_GROUP = 2**16
-_NOT_READING = ("shards", "max_reject_share", "validation_share", "available_tokens")
+_NOT_READING = ("shards", "max_reject_share", "validation_share", "available_tokens", "exclude")
 
 
 def scan_pool(
@@ -176,7 +178,7 @@ def scan_shard(spec: Mapping[str, Json], folder: Path) -> None:
     shard = parse(Shard, cast(Mapping[str, Json], spec["shard"]))
     settings = parse(PoolConfig, cast(Mapping[str, Json], spec["config"]))
     with artifacts.writing(
-        folder, stage="scan", settings=_settings(shard, settings), seed=0, inputs={}
+        folder, stage="scan", settings=reading_settings(shard, settings), seed=0, inputs={}
     ) as aside:
         tally = _Tally()
         with (
@@ -250,27 +252,36 @@ def _run(job: IndexJob, workers: int, on_progress: Callable[[int, int], None] | 
         for shard, number in zip(job.shards, job.config_of_shard, strict=True)
     ]
     for shard, number in zip(job.shards, job.config_of_shard, strict=True):
-        _check_unchanged(job.scan_folder / shard.name, _settings(shard, job.configs[number]))
+        check_unchanged(job.scan_folder / shard.name, reading_settings(shard, job.configs[number]))
     for n_done, _ in enumerate(run_tasks(tasks, workers=workers), start=1):
         if on_progress is not None:
             on_progress(n_done, len(tasks))
     folder = job.scan_folder.with_name("index")
-    _check_unchanged(folder, job.settings())
+    check_unchanged(folder, job.settings())
     index = open_index(folder) if artifacts.is_done(folder) else index_pool(job, folder)
     logger.info(
-        "%s: %d documents in %d domains and %d shards, %d of %d rows rejected",
+        "%s: %d documents in %d domains and %d shards, %d of %d rows rejected, %d left out",
         job.kind,
         sum(int(counts.sum()) for counts in index.n_documents.values()),
         len(index.domains),
         len(index.shards),
         sum(index.n_rejects.values()),
         index.n_rows,
+        index.n_excluded,
     )
     return index
 
 
-def _check_unchanged(folder: Path, settings: Json) -> None:
-    """Refuse a finished folder that was made from something else."""
+def check_unchanged(folder: Path, settings: Json) -> None:
+    """Refuse a finished folder that was made from something else.
+
+    Args:
+        folder: An artefact folder, finished or not.
+        settings: What it is to depend on.
+
+    Raises:
+        ArtifactError: It is finished, and its settings are others.
+    """
     if not artifacts.is_done(folder):
         return
     manifest = cast(dict[str, Json], artifacts.read_json(folder / artifacts.MANIFEST))
@@ -282,8 +293,8 @@ def _check_unchanged(folder: Path, settings: Json) -> None:
         )
 
 
-def _settings(shard: Shard, settings: PoolConfig) -> dict[str, Json]:
-    """Return what a scan depends on: the shard and how it is read."""
+def reading_settings(shard: Shard, settings: PoolConfig) -> dict[str, Json]:
+    """Return what a shard's documents depend on: the shard and how it is read."""
     place = {name: value for name, value in dump(shard).items() if name not in ("index", "name")}
     reading = {name: value for name, value in dump(settings).items() if name not in _NOT_READING}
     return {"shard": place, "reading": reading}

@@ -37,23 +37,28 @@ class Line:
 
 
 @contextmanager
-def opened(url: str) -> Iterator[IO[bytes]]:
+def opened(url: str, *, key: str = "shards") -> Iterator[IO[bytes]]:
     """Open a file or URL for reading bytes, and name it when reading fails.
+
+    Args:
+        url: Path or URL.
+        key: The setting that named it.
 
     Raises:
         DataError: It cannot be opened, or reading failed or found damaged data.
     """
+    what = f"{key.removesuffix('s')} {url}"
     try:
         with fsspec.open(url, "rb") as file:
             yield file
     except FileNotFoundError as error:
         raise DataError(
-            f"shard {url} does not exist (any more). Put it back, or correct shards."
+            f"{what} does not exist (any more). Put it back, or correct {key}."
         ) from error
     except (pa.ArrowException, OSError, EOFError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(
-            f"shard {url} is truncated, damaged or unreadable: {reason}. {REMEDY}"
+            f"{what} is truncated, damaged or unreadable: {reason}. {REMEDY}"
         ) from error
 
 

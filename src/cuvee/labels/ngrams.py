@@ -53,7 +53,7 @@ class ReferenceClassifier:
             DataError: Either side has fewer than 20 texts.
         """
         _check_texts(reference, pool)
-        features = _hashed([*reference, *pool], _CLASSIFIER_FEATURES, norm="l2")
+        features = hashed_ngrams([*reference, *pool], _CLASSIFIER_FEATURES, norm="l2")
         labels = np.concatenate([np.ones(len(reference)), np.zeros(len(pool))])
         seen, unseen = train_test_split(
             np.arange(len(labels)),
@@ -72,7 +72,7 @@ class ReferenceClassifier:
 
     def score(self, texts: Sequence[str]) -> FloatArray:
         """Return the (n_documents,) probabilities; larger is better."""
-        features = _hashed(texts, len(self.weights), norm="l2")
+        features = hashed_ngrams(texts, len(self.weights), norm="l2")
         probability: FloatArray = expit(features @ self.weights + self.bias)
         return probability
 
@@ -122,7 +122,7 @@ class ImportanceRatio:
             DataError: Either side has fewer than 20 texts.
         """
         _check_texts(reference, pool)
-        features = _hashed([*reference, *pool], _RATIO_FEATURES, norm=None)
+        features = hashed_ngrams([*reference, *pool], _RATIO_FEATURES, norm=None)
         labels = np.concatenate([np.ones(len(reference)), np.zeros(len(pool))])
         held = rng.random(len(labels)) < _HELD_OUT
         seen = _log_ratio(features[~held], labels[~held])
@@ -133,7 +133,7 @@ class ImportanceRatio:
 
     def score(self, texts: Sequence[str]) -> FloatArray:
         """Return the (n_documents,) mean log ratios in nats an n-gram; larger is better."""
-        return _mean(_hashed(texts, len(self.log_ratio), norm=None), self.log_ratio)
+        return _mean(hashed_ngrams(texts, len(self.log_ratio), norm=None), self.log_ratio)
 
     def resampled(self, texts: Sequence[str], keys: KeyArray, *, seed: int) -> FloatArray:
         """Return (n_documents,) scores whose largest are a sample drawn by importance.
@@ -148,7 +148,7 @@ class ImportanceRatio:
 
         Source: DSIR (arXiv:2302.03169), section 3, resampling by the Gumbel top-k trick.
         """
-        features = _hashed(texts, len(self.log_ratio), norm=None)
+        features = hashed_ngrams(texts, len(self.log_ratio), norm=None)
         uniform = (hash64(seed, "resample", keys).astype(np.float64) + 0.5) / 2.0**64
         gumbel = -np.log(-np.log(np.clip(uniform, 1e-300, 1.0 - 1e-16)))
         return np.asarray(features @ self.log_ratio, dtype=np.float64) + gumbel
@@ -173,7 +173,17 @@ def _fit(features: csr_matrix, labels: FloatArray) -> LogisticRegression:
     return model.fit(features, labels)
 
 
-def _hashed(texts: Sequence[str], n_features: int, *, norm: str | None) -> csr_matrix:
+def hashed_ngrams(texts: Sequence[str], n_features: int, *, norm: str | None) -> csr_matrix:
+    """Count hashed words and pairs of words.
+
+    Args:
+        texts: (n_documents,)
+        n_features: Buckets.
+        norm: ``l2`` for rows of length 1; None for counts.
+
+    Returns:
+        (n_documents, n_features) sparse.
+    """
     vectorizer = HashingVectorizer(
         n_features=n_features, ngram_range=(1, 2), alternate_sign=False, norm=norm
     )

@@ -47,11 +47,11 @@ class LabelPass:
     """Name of the label column."""
     scorer: Scorer
     model: Path | None
-    """File of a learnt scorer; None for the others."""
+    """File or folder of a learnt scorer; None for the others."""
     shards: tuple[Shard, ...]
     pool: PoolConfig
     options: Mapping[str, Json] = field(default_factory=dict)
-    """What else the scorer is told: for ``column`` the name of the pool's column, ``number``."""
+    """What else the scorer is told, such as the name of the pool's column, ``number``."""
 
 
 def run_pass(
@@ -77,7 +77,7 @@ def run_pass(
     Raises:
         DataError: A shard is missing or damaged.
     """
-    digest = artifacts.digest_file(job.model) if job.model else ""
+    digest = _digest_model(job.model) if job.model else ""
     spec: Mapping[str, Json] = {
         "config": dump(job.pool),
         "scorer": job.scorer,
@@ -95,6 +95,7 @@ def run_pass(
         ),
         out,
         run=lambda tasks: run_tasks(tasks, workers=workers),
+        prepare=_remove_stale,
         on_progress=on_progress,
     )
 
@@ -118,6 +119,7 @@ def run_column(
     out: Path,
     *,
     run: Callable[[Sequence[Task]], Iterator[Task]],
+    prepare: Callable[[Task], None] = lambda task: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Run a column's tasks, going on where an earlier call was stopped, and gather their files.
@@ -126,6 +128,7 @@ def run_column(
         job: The column.
         out: The run's folder.
         run: Runs tasks and yields each when it is finished.
+        prepare: Called with every task before they run.
         on_progress: Called with the number of shards done and their total.
 
     Returns:
@@ -144,6 +147,8 @@ def run_column(
         )
         for shard in job.shards
     ]
+    for task in tasks:
+        prepare(task)
     for n_done, _ in enumerate(run(tasks), start=1):
         on_progress(n_done, len(tasks))
     with artifacts.writing(
@@ -174,9 +179,9 @@ def label_shard(spec: Mapping[str, Json], folder: Path) -> None:
         cast(Scorer, spec["scorer"]), Path(model) if model is not None else None, options
     )
     number = cast("str | None", options.get("number"))
-    settings: Json = {"shard": shard.url, "scorer": spec["scorer"], **options}
+    settings, inputs = _about(spec)
     with artifacts.writing(
-        folder, stage="label", settings=settings, seed=0, inputs={"model": str(spec["digest"])}
+        folder, stage="label", settings=settings, seed=0, inputs=inputs
     ) as aside:
         tables = [
             pa.table({"key": document_keys(batch.ids), **score(batch)})
@@ -187,6 +192,30 @@ def label_shard(spec: Mapping[str, Json], folder: Path) -> None:
             none = pa.table({"key": np.zeros(0, np.uint64), SCORE: np.zeros(0, np.float32)})
             tables.append(none)
         pq.write_table(pa.concat_tables(tables), aside / SCORES, compression="zstd")
+
+
+def _about(spec: Mapping[str, Json]) -> tuple[dict[str, Json], dict[str, str]]:
+    """Return what a part depends on: its settings and its inputs' digests."""
+    shard = cast(Mapping[str, Json], spec["shard"])
+    options = cast(Mapping[str, Json], spec["options"])
+    settings = {"shard": shard["url"], "scorer": spec["scorer"], **options}
+    return settings, {"model": str(spec["digest"])}
+
+
+def _remove_stale(task: Task) -> None:
+    """Remove a part that a stopped pass has left of another model or other options."""
+    if artifacts.is_done(task.folder):
+        manifest = cast(dict[str, Json], artifacts.read_json(task.folder / artifacts.MANIFEST))
+        if (manifest["settings"], manifest["inputs"]) != _about(task.spec):
+            shutil.rmtree(task.folder)
+
+
+def _digest_model(path: Path) -> str:
+    """Return the SHA-256 of a model's file, or of all files of its folder."""
+    if path.is_file():
+        return artifacts.digest_file(path)
+    files = sorted(one for one in path.iterdir() if one.is_file())
+    return artifacts.digest_json({one.name: artifacts.digest_file(one) for one in files})
 
 
 def read_column(folder: Path, shards: Sequence[str], column: str = SCORE) -> dict[str, pa.Table]:

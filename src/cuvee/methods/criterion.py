@@ -6,12 +6,35 @@ from typing import ClassVar, Literal, TypeAlias
 
 from cuvee.errors import ConfigError
 
-Kind: TypeAlias = Literal["heuristics", "classifier", "importance", "perplexity", "dsir", "column"]
+Kind: TypeAlias = Literal[
+    "heuristics",
+    "classifier",
+    "importance",
+    "perplexity",
+    "dsir",
+    "column",
+    "hf-classifier",
+    "fasttext",
+    "ask-llm",
+]
 
 LEARNT = ("classifier", "importance", "perplexity", "dsir")
 """Kinds that are learnt from the targets."""
-_NEEDED: Mapping[Kind, tuple[str, ...]] = {"column": ("column", "larger_is_better")}
-_OWN: Mapping[str, tuple[Kind, ...]] = {"column": ("column",)}
+LOCAL = ("hf-classifier", "fasttext", "ask-llm")
+"""Kinds whose models lie on this machine."""
+_NEEDED: Mapping[Kind, tuple[str, ...]] = {
+    "column": ("column", "larger_is_better"),
+    "hf-classifier": ("model",),
+    "fasttext": ("model", "label"),
+    "ask-llm": ("model", "prompt"),
+}
+_OWN: Mapping[str, tuple[Kind, ...]] = {
+    "column": ("column",),
+    "model": ("hf-classifier", "fasttext", "ask-llm"),
+    "label": ("hf-classifier", "fasttext"),
+    "prompt": ("ask-llm",),
+    "max_tokens": ("hf-classifier", "ask-llm"),
+}
 """Settings that only some kinds have."""
 
 
@@ -25,7 +48,9 @@ class CriterionConfig:
     """heuristics: rules of thumb for clean text. classifier: probability of being of the reference.
     importance: log ratio of n-grams under reference and pool. perplexity: of the reference's
     bigrams. dsir: that of importance summed over the document, plus Gumbel noise, so that the best
-    are a sample drawn by importance. column: numbers that the pool's shards hold already."""
+    are a sample drawn by importance. column: numbers that the pool's shards hold already. By models
+    on this machine: hf-classifier: a sequence classifier's output. fasttext: probability of a
+    label. ask-llm: probability of "yes" to a prompt."""
     targets: tuple[str, ...] = ()
     """Target sets that are the reference; none: all of them. Only their search half is read."""
     larger_is_better: bool | None = None
@@ -34,6 +59,15 @@ class CriterionConfig:
     column: str | None = None
     """Of kind column: its name; a.b is field b of a group column a. Documents without a number
     stand with the worst that have one."""
+    model: str | None = None
+    """Of kinds with a model: its folder, or fastText file. Nothing is fetched, and no code of a
+    model's own is run."""
+    label: str | None = None
+    """Label whose probability is the score; none for a sequence classifier of one output."""
+    prompt: str | None = None
+    """Of kind ask-llm: a question to be answered yes or no; {text} stands for the document."""
+    max_tokens: int | None = None
+    """Tokens of a document read at most; None: as many as the model takes."""
 
     def __post_init__(self) -> None:
         for name in _NEEDED.get(self.kind, ()):
@@ -45,6 +79,10 @@ class CriterionConfig:
                     f"{name} is a setting of criteria of kind {' or '.join(kinds)}, not of "
                     f"{self.kind!r}; leave it out."
                 )
+        if self.prompt is not None and "{text}" not in self.prompt:
+            raise ConfigError("prompt has no {text}; put it where the document is to stand.")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1.")
 
     @property
     def turned(self) -> bool:

@@ -149,6 +149,11 @@ def _notes(done: Judged) -> tuple[str, ...]:
             "No targets were given: the objective is the mean over the domains' own validation "
             "text, half of which the search has seen and half of which only the verdict."
         )
+    if done.index.n_excluded:
+        notes.append(
+            f"{done.index.n_excluded} documents are left out of the pool by the lists of "
+            "pool.exclude."
+        )
     return tuple(notes)
 
 

@@ -22,11 +22,12 @@ from cuvee.corpus.sample import sample_texts
 from cuvee.corpus.scan import read_index
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError, DataError
+from cuvee.labels.local_models import LocalKind, check_local_model
 from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
 from cuvee.labels.passes import SCORE, LabelPass, align, read_column, run_pass
 from cuvee.labels.perplexity import BigramModel
 from cuvee.labels.scorers import text_scorer
-from cuvee.methods.criterion import LEARNT, CriterionConfig
+from cuvee.methods.criterion import LEARNT, LOCAL, CriterionConfig
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.ranks import Normalisation, Normaliser
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 NORMALISED = "normalised.npy"
 CHECKS = "checks.json"
 _SAMPLE_BYTES = 8 * 2**20
+_REFERENCE_TEXTS = 512
+"""About so many texts of the reference are scored where a score is dear."""
 _WRONG_WAY = 0.5
 """Mean rank of the reference above which a criterion is likely the wrong way round."""
 
@@ -82,11 +85,15 @@ def label_quality(
 
     Raises:
         ConfigError: A criterion needs targets, and there are none of that name.
-        DataError: A column is missing, or has no numbers.
+        DataError: A column is missing, or has no numbers, or a model's files are missing.
+        MissingDependencyError: A model's package is not installed.
     """
     folder = job.folder(name)
     if artifacts.is_done(folder):
         return read_quality(folder)
+    for criterion in criteria.values():
+        if criterion.kind in LOCAL:
+            check_local_model(cast(LocalKind, criterion.kind), Path(criterion.model or ""))
     columns: list[FloatArray] = []
     checks: dict[str, dict[str, float | None]] = {}
     for column, criterion in criteria.items():
@@ -137,8 +144,10 @@ def _score(
         return (*_perplexity(job, name, criterion, prepared, seed), {"auc": None})
     index = read_index(job.out)
     texts = _reference_texts(job, criterion, seed) if prepared.targets is not None else []
-    path, auc = None, None
-    if criterion.kind in LEARNT:
+    path, auc = Path(criterion.model) if criterion.model else None, None
+    if criterion.kind in LOCAL:
+        texts = texts[:: max(1, len(texts) // _REFERENCE_TEXTS)]
+    elif criterion.kind in LEARNT:
         path, auc = _learn(job, name, criterion, texts, seed)
     options = _options(criterion, seed)
     folder = run_pass(
@@ -187,9 +196,12 @@ def _learn(
 
 def _options(criterion: CriterionConfig, seed: int) -> dict[str, Json]:
     """Return what a scorer is told besides its model's file."""
+    if criterion.kind == "column":
+        return {"number": criterion.column}
     if criterion.kind == "dsir":
         return {"seed": seed}
-    return {"number": criterion.column} if criterion.kind == "column" else {}
+    named = {name: getattr(criterion, name) for name in ("label", "prompt", "max_tokens")}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def _fill(name: str, criterion: CriterionConfig, scores: FloatArray) -> tuple[FloatArray, float]:
