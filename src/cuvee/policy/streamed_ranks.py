@@ -23,7 +23,7 @@ ScoreArray: TypeAlias = npt.NDArray[np.float32]
 SCORE_BITS, SCORE_FINER = 20, 12
 """A score's bin is the first 20 bits of its code, sign, exponent and 11 of the fraction; a divided
 bin tells every float32 apart."""
-MERGED_BITS, MERGED_FINER = 16, 8
+MERGED_BITS, MERGED_FINER = 15, 9
 TOLERANCE = 5e-4
 """Largest share of a group in one bin that is not divided."""
 _FEW = 1 << 15

@@ -191,12 +191,8 @@ def count_scores(spec: Mapping[str, Json], folder: Path) -> None:
         group, ones = np.full(len(codes), criterion), np.ones(len(codes), dtype=np.int64)
         finer.append(count_finer(cells, group, codes, ones, wanted))
         bins.append(found)
-    together = SparseCounts(
-        place=np.concatenate([one.place for one in finer]),
-        count=np.concatenate([one.count for one in finer]),
-    )
     with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
-        _write_counts(aside, SparseCounts.of_bins(np.concatenate(bins)), together)
+        _write_counts(aside, SparseCounts.of_bins(np.concatenate(bins)), _together(finer))
 
 
 def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
@@ -210,24 +206,28 @@ def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
     curves, n_domains = request.curves, len(request.curves[0].domains)
     cells = merged_cells(len(curves) * n_domains)
     scale = _read_scale(root, len(request.labels.criteria))
-    domains, lengths, merged = [], [], []
+    batches = []
     for batch in read_labels(request.labels, part, domains=curves[0].domains):
-        merged.append([scale.merge(batch.scores, batch.domain, one.merge) for one in curves])
-        domains.append(batch.domain)
-        lengths.append(batch.n_tokens)
-    codes = np.concatenate([np.concatenate(some) for some in zip(*merged, strict=True)])
-    domain, n_tokens = np.concatenate(domains), np.tile(np.concatenate(lengths), len(curves))
-    group = np.concatenate([domain + n_domains * number for number in range(len(curves))])
-    # Sums of integers below 2^53 are exact as floats.
-    sums = np.bincount(cells.place(group, codes), weights=n_tokens, minlength=cells.n_bins)
-    bins = sums.astype(np.int64)
-    documents = np.bincount(group, minlength=cells.n_groups)
-    wanted = _wanted(spec, root, "tokens", cells, bins, documents)
-    finer = count_finer(cells, group, codes, n_tokens, wanted)
+        codes = [scale.merge(batch.scores, batch.domain, one.merge) for one in curves]
+        batches.append((batch.domain, batch.n_tokens, codes))
+    domain = np.concatenate([one[0] for one in batches])
+    n_tokens = np.concatenate([one[1] for one in batches])
+    merged = np.concatenate([np.stack(one[2]) for one in batches], axis=1)
+    del batches
+    bins, finer = np.zeros(cells.n_bins, dtype=np.int64), []
+    for number, codes in enumerate(merged):
+        group = domain + number * n_domains
+        # Sums of integers below 2^53 are exact as floats.
+        sums = np.bincount(cells.place(group, codes), weights=n_tokens, minlength=cells.n_bins)
+        own = sums.astype(np.int64)
+        documents = np.bincount(group, minlength=cells.n_groups)
+        wanted = _wanted(spec, root, "tokens", cells, own, documents)
+        finer.append(count_finer(cells, group, codes, n_tokens, wanted))
+        bins += own
     with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
-        _write_counts(aside, SparseCounts.of_bins(bins), finer)
+        _write_counts(aside, SparseCounts.of_bins(bins), _together(finer))
         if not spec["finer"]:
-            np.save(aside / MERGED, codes.reshape(len(curves), -1))
+            np.save(aside / MERGED, merged)
 
 
 def draw_part(spec: Mapping[str, Json], folder: Path) -> None:
@@ -335,6 +335,14 @@ def _load_integers(path: Path) -> IntArray:
 def _load_floats(path: Path) -> FloatArray:
     loaded: FloatArray = np.load(path, mmap_mode="r", allow_pickle=False)
     return loaded
+
+
+def _together(groups: Sequence[SparseCounts]) -> SparseCounts:
+    """Join the counts of groups that follow each other."""
+    return SparseCounts(
+        place=np.concatenate([one.place for one in groups]),
+        count=np.concatenate([one.count for one in groups]),
+    )
 
 
 def _write_counts(folder: Path, bins: SparseCounts, finer: SparseCounts) -> None:
