@@ -180,19 +180,17 @@ def count_scores(spec: Mapping[str, Json], folder: Path) -> None:
     root, request, part = _open(spec)
     cells = score_cells(len(request.labels.criteria))
     batches = [one.scores for one in read_labels(request.labels, part)]
-    bins, finer = [], []
+    bins, finer = np.zeros(cells.n_bins, dtype=np.int64), []
     for criterion in range(cells.n_groups):
         codes = np.concatenate([score_codes(one[criterion]) for one in batches])
-        found = np.bincount(cells.place(0, codes), minlength=1 << cells.bits)
-        own = np.zeros((cells.n_groups, len(found)), dtype=np.int64)
-        own[criterion] = found
+        placed = cells.place(criterion, codes)
+        own = np.bincount(placed, minlength=cells.n_bins)
         documents = np.full(cells.n_groups, len(codes))
-        wanted = _wanted(spec, root, "scores", cells, own.ravel(), documents)
-        group, ones = np.full(len(codes), criterion), np.ones(len(codes), dtype=np.int64)
-        finer.append(count_finer(cells, group, codes, ones, wanted))
-        bins.append(found)
+        wanted = _wanted(spec, root, "scores", cells, own, documents)
+        finer.append(count_finer(cells, placed, codes, None, wanted))
+        bins += own
     with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
-        _write_counts(aside, SparseCounts.of_bins(np.concatenate(bins)), _together(finer))
+        _write_counts(aside, SparseCounts.of_bins(bins), _together(finer))
 
 
 def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
@@ -218,11 +216,12 @@ def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
     for number, codes in enumerate(merged):
         group = domain + number * n_domains
         # Sums of integers below 2^53 are exact as floats.
-        sums = np.bincount(cells.place(group, codes), weights=n_tokens, minlength=cells.n_bins)
+        placed = cells.place(group, codes)
+        sums = np.bincount(placed, weights=n_tokens, minlength=cells.n_bins)
         own = sums.astype(np.int64)
         documents = np.bincount(group, minlength=cells.n_groups)
         wanted = _wanted(spec, root, "tokens", cells, own, documents)
-        finer.append(count_finer(cells, group, codes, n_tokens, wanted))
+        finer.append(count_finer(cells, placed, codes, n_tokens, wanted))
         bins += own
     with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
         _write_counts(aside, SparseCounts.of_bins(bins), _together(finer))
@@ -347,8 +346,9 @@ def _together(groups: Sequence[SparseCounts]) -> SparseCounts:
 
 def _write_counts(folder: Path, bins: SparseCounts, finer: SparseCounts) -> None:
     for name, counts in ((BINS, bins), (FINER, finer)):
-        np.save(folder / f"{name}-place.npy", counts.place)
-        np.save(folder / f"{name}-count.npy", counts.count)
+        for what, values in (("place", counts.place), ("count", counts.count)):
+            small = np.min_scalar_type(int(values.max(initial=0)))
+            np.save(folder / f"{name}-{what}.npy", values.astype(small))
 
 
 def _read_counts(part: Path, name: str) -> SparseCounts:
