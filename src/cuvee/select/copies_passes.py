@@ -178,19 +178,20 @@ def count_scores(spec: Mapping[str, Json], folder: Path) -> None:
         folder: The part's artefact folder.
     """
     root, request, part = _open(spec)
-    cells = score_cells(len(request.labels.criteria))
-    batches = [one.scores for one in read_labels(request.labels, part)]
-    bins, finer = np.zeros(cells.n_bins, dtype=np.int64), []
-    for criterion in range(cells.n_groups):
-        codes = np.concatenate([score_codes(one[criterion]) for one in batches])
-        placed = cells.place(criterion, codes)
-        own = np.bincount(placed, minlength=cells.n_bins)
-        documents = np.full(cells.n_groups, len(codes))
-        wanted = _wanted(spec, root, "scores", cells, own, documents)
-        finer.append(count_finer(cells, placed, codes, None, wanted))
-        bins += own
+    one = score_cells(1)
+    batches = [batch.scores for batch in read_labels(request.labels, part)]
+    bins, finer = [], []
+    for criterion in range(len(request.labels.criteria)):
+        codes = np.concatenate([score_codes(scores[criterion]) for scores in batches])
+        placed = one.place(0, codes)
+        own = np.bincount(placed, minlength=one.n_bins)
+        first = criterion * one.n_bins
+        wanted = _wanted(spec, root, "scores", one, own, np.array([len(codes)]), first=first)
+        found = count_finer(one, placed, codes, None, wanted)
+        finer.append(SparseCounts(place=found.place + (first << one.finer_bits), count=found.count))
+        bins.append(own)
     with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
-        _write_counts(aside, SparseCounts.of_bins(bins), _together(finer))
+        _write_counts(aside, SparseCounts.of_bins(np.concatenate(bins)), _together(finer))
 
 
 def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
@@ -309,12 +310,18 @@ def _wanted(
     cells: Cells,
     bins: IntArray,
     documents: IntArray,
+    *,
+    first: int = 0,
 ) -> BoolArray:
-    """Return the bins whose parts are counted: the first time those that look heavy from here."""
+    """Return the bins whose parts are counted: the first time those that look heavy from here.
+
+    Those of the second time are numbered from ``first``.
+    """
     if not spec["finer"]:
         return bins_to_divide(cells, bins, documents)
     wanted = np.zeros(cells.n_bins, dtype=np.bool_)
-    wanted[_load_integers(divided_folder(root, name) / _DIVIDED)] = True
+    divided = _load_integers(divided_folder(root, name) / _DIVIDED) - first
+    wanted[divided[(divided >= 0) & (divided < cells.n_bins)]] = True
     return wanted
 
 
