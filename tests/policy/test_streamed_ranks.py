@@ -127,7 +127,8 @@ def test_parts_of_the_pool_add_up_to_the_same_counts() -> None:
     for rows in np.array_split(np.random.default_rng(1).permutation(30_000), 5):
         own = _counts(cells, domain[rows], codes[rows], n_tokens[rows])
         seen = bins_to_divide(cells, own, np.bincount(domain[rows], minlength=4))
-        finer = count_finer(cells, domain[rows], codes[rows], n_tokens[rows], seen)
+        placed = cells.place(domain[rows], codes[rows])
+        finer = count_finer(cells, placed, codes[rows], n_tokens[rows], seen)
         places.append(finer.place)
         counts.append(finer.count)
         bins += own
@@ -147,10 +148,11 @@ def test_a_bin_nobody_saw_as_heavy_is_missed_and_said_so() -> None:
     finer = cells.heavy(bins, tolerance=0.5)
     assert finer.divided.tolist() == [1]
     unseen: BoolArray = np.zeros(16, dtype=np.bool_)
-    none = count_finer(cells, zero, codes, ones, unseen)
+    placed = cells.place(zero, codes)
+    none = count_finer(cells, placed, codes, ones, unseen)
     assert finer.fill(bins, none)[1] is False
     unseen[1] = True
-    counts, complete = finer.fill(bins, count_finer(cells, zero, codes, ones, unseen))
+    counts, complete = finer.fill(bins, count_finer(cells, placed, codes, None, unseen))
     assert complete
     shares: FloatArray = token_shares(finer, counts)[finer.place(zero, codes)]
     np.testing.assert_allclose(shares, [1 / 3, 2 / 3, 1.0])

@@ -23,7 +23,7 @@ ScoreArray: TypeAlias = npt.NDArray[np.float32]
 SCORE_BITS, SCORE_FINER = 20, 12
 """A score's bin is the first 20 bits of its code, sign, exponent and 11 of the fraction; a divided
 bin tells every float32 apart."""
-MERGED_BITS, MERGED_FINER = 16, 8
+MERGED_BITS, MERGED_FINER = 15, 9
 TOLERANCE = 5e-4
 """Largest share of a group in one bin that is not divided."""
 _FEW = 1 << 15
@@ -227,21 +227,25 @@ class SparseCounts:
 
 
 def count_finer(
-    cells: Cells, group: IntArray, codes: CodeArray, count: IntArray, wanted: BoolArray
+    cells: Cells, bins: IntArray, codes: CodeArray, count: IntArray | None, wanted: BoolArray
 ) -> SparseCounts:
     """Count the parts of some bins.
 
     Args:
         cells: Undivided.
-        group: (n_documents,)
+        bins: (n_documents,) of `Cells.place`.
         codes: (n_documents,)
-        count: (n_documents,) what is summed.
+        count: (n_documents,) what is summed; None counts documents.
         wanted: (n_groups 2^bits,) which bins.
     """
-    rows = np.flatnonzero(wanted[cells.place(group, codes)])
-    finer = codes[rows] >> np.uint32(32 - cells.bits - cells.finer_bits)
-    place = (group[rows] << (cells.bits + cells.finer_bits)) + finer
-    return SparseCounts.of(place.astype(np.int64), count[rows])
+    rows = np.flatnonzero(wanted[bins])
+    part = codes[rows] >> np.uint32(32 - cells.bits - cells.finer_bits)
+    part &= np.uint32((1 << cells.finer_bits) - 1)
+    place = (bins[rows] << cells.finer_bits) + part.astype(np.int64)
+    if count is None:
+        places, documents = np.unique(place, return_counts=True)
+        return SparseCounts(place=places, count=documents.astype(np.int64))
+    return SparseCounts.of(place, count[rows])
 
 
 def bins_to_divide(cells: Cells, bins: IntArray, documents: IntArray) -> BoolArray:

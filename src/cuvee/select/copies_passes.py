@@ -178,25 +178,20 @@ def count_scores(spec: Mapping[str, Json], folder: Path) -> None:
         folder: The part's artefact folder.
     """
     root, request, part = _open(spec)
-    cells = score_cells(len(request.labels.criteria))
-    batches = [one.scores for one in read_labels(request.labels, part)]
+    one = score_cells(1)
+    batches = [batch.scores for batch in read_labels(request.labels, part)]
     bins, finer = [], []
-    for criterion in range(cells.n_groups):
-        codes = np.concatenate([score_codes(one[criterion]) for one in batches])
-        found = np.bincount(cells.place(0, codes), minlength=1 << cells.bits)
-        own = np.zeros((cells.n_groups, len(found)), dtype=np.int64)
-        own[criterion] = found
-        documents = np.full(cells.n_groups, len(codes))
-        wanted = _wanted(spec, root, "scores", cells, own.ravel(), documents)
-        group, ones = np.full(len(codes), criterion), np.ones(len(codes), dtype=np.int64)
-        finer.append(count_finer(cells, group, codes, ones, wanted))
-        bins.append(found)
-    together = SparseCounts(
-        place=np.concatenate([one.place for one in finer]),
-        count=np.concatenate([one.count for one in finer]),
-    )
+    for criterion in range(len(request.labels.criteria)):
+        codes = np.concatenate([score_codes(scores[criterion]) for scores in batches])
+        placed = one.place(0, codes)
+        own = np.bincount(placed, minlength=one.n_bins)
+        first = criterion * one.n_bins
+        wanted = _wanted(spec, root, "scores", one, own, np.array([len(codes)]), first=first)
+        found = count_finer(one, placed, codes, None, wanted)
+        finer.append(SparseCounts(place=found.place + (first << one.finer_bits), count=found.count))
+        bins.append(own)
     with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
-        _write_counts(aside, SparseCounts.of_bins(np.concatenate(bins)), together)
+        _write_counts(aside, SparseCounts.of_bins(np.concatenate(bins)), _together(finer))
 
 
 def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
@@ -210,24 +205,29 @@ def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
     curves, n_domains = request.curves, len(request.curves[0].domains)
     cells = merged_cells(len(curves) * n_domains)
     scale = _read_scale(root, len(request.labels.criteria))
-    domains, lengths, merged = [], [], []
+    batches = []
     for batch in read_labels(request.labels, part, domains=curves[0].domains):
-        merged.append([scale.merge(batch.scores, batch.domain, one.merge) for one in curves])
-        domains.append(batch.domain)
-        lengths.append(batch.n_tokens)
-    codes = np.concatenate([np.concatenate(some) for some in zip(*merged, strict=True)])
-    domain, n_tokens = np.concatenate(domains), np.tile(np.concatenate(lengths), len(curves))
-    group = np.concatenate([domain + n_domains * number for number in range(len(curves))])
-    # Sums of integers below 2^53 are exact as floats.
-    sums = np.bincount(cells.place(group, codes), weights=n_tokens, minlength=cells.n_bins)
-    bins = sums.astype(np.int64)
-    documents = np.bincount(group, minlength=cells.n_groups)
-    wanted = _wanted(spec, root, "tokens", cells, bins, documents)
-    finer = count_finer(cells, group, codes, n_tokens, wanted)
+        codes = [scale.merge(batch.scores, batch.domain, one.merge) for one in curves]
+        batches.append((batch.domain, batch.n_tokens, codes))
+    domain = np.concatenate([one[0] for one in batches])
+    n_tokens = np.concatenate([one[1] for one in batches])
+    merged = np.concatenate([np.stack(one[2]) for one in batches], axis=1)
+    del batches
+    bins, finer = np.zeros(cells.n_bins, dtype=np.int64), []
+    for number, codes in enumerate(merged):
+        group = domain + number * n_domains
+        # Sums of integers below 2^53 are exact as floats.
+        placed = cells.place(group, codes)
+        sums = np.bincount(placed, weights=n_tokens, minlength=cells.n_bins)
+        own = sums.astype(np.int64)
+        documents = np.bincount(group, minlength=cells.n_groups)
+        wanted = _wanted(spec, root, "tokens", cells, own, documents)
+        finer.append(count_finer(cells, placed, codes, n_tokens, wanted))
+        bins += own
     with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
-        _write_counts(aside, SparseCounts.of_bins(bins), finer)
+        _write_counts(aside, SparseCounts.of_bins(bins), _together(finer))
         if not spec["finer"]:
-            np.save(aside / MERGED, codes.reshape(len(curves), -1))
+            np.save(aside / MERGED, merged)
 
 
 def draw_part(spec: Mapping[str, Json], folder: Path) -> None:
@@ -310,12 +310,18 @@ def _wanted(
     cells: Cells,
     bins: IntArray,
     documents: IntArray,
+    *,
+    first: int = 0,
 ) -> BoolArray:
-    """Return the bins whose parts are counted: the first time those that look heavy from here."""
+    """Return the bins whose parts are counted: the first time those that look heavy from here.
+
+    Those of the second time are numbered from ``first``.
+    """
     if not spec["finer"]:
         return bins_to_divide(cells, bins, documents)
     wanted = np.zeros(cells.n_bins, dtype=np.bool_)
-    wanted[_load_integers(divided_folder(root, name) / _DIVIDED)] = True
+    divided = _load_integers(divided_folder(root, name) / _DIVIDED) - first
+    wanted[divided[(divided >= 0) & (divided < cells.n_bins)]] = True
     return wanted
 
 
@@ -337,10 +343,19 @@ def _load_floats(path: Path) -> FloatArray:
     return loaded
 
 
+def _together(groups: Sequence[SparseCounts]) -> SparseCounts:
+    """Join the counts of groups that follow each other."""
+    return SparseCounts(
+        place=np.concatenate([one.place for one in groups]),
+        count=np.concatenate([one.count for one in groups]),
+    )
+
+
 def _write_counts(folder: Path, bins: SparseCounts, finer: SparseCounts) -> None:
     for name, counts in ((BINS, bins), (FINER, finer)):
-        np.save(folder / f"{name}-place.npy", counts.place)
-        np.save(folder / f"{name}-count.npy", counts.count)
+        for what, values in (("place", counts.place), ("count", counts.count)):
+            small = np.min_scalar_type(int(values.max(initial=0)))
+            np.save(folder / f"{name}-{what}.npy", values.astype(small))
 
 
 def _read_counts(part: Path, name: str) -> SparseCounts:

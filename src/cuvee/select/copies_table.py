@@ -43,7 +43,7 @@ IN_MEMORY_ROWS = 2_000_000
 """About 300 MB of labels."""
 _ASKED = "asked.json"
 _PARTS = 32
-_LEAST_ROWS, _MOST_ROWS = 250_000, 4_000_000
+_LEAST_ROWS, _MOST_ROWS = 250_000, 1_600_000
 """Of a part, whose codes are held in memory."""
 _FINER = "-finer"
 
