@@ -16,30 +16,31 @@ from torch import Tensor
 
 from cuvee.influence.batches import Span
 
-_STRIP = 128
+_STRIP = 64
 
 
 class _SegmentAttention(torch.autograd.Function):
-    """softmax(q k^T * scale) v, token t of a segment seeing tokens 0..t of it."""
+    """softmax(q k^T) v, token t of a segment seeing tokens 0..t of it."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span]) -> Tensor:
         b, h, t, width = q.shape
         mixed = q.new_zeros(b, t, h, width).transpose(1, 2)
         weights = []
+        masks: dict[int, Tensor] = {}
         for rows, seen in _strips(spans):
             queries, keys, values = _part(q, rows, k), _part(k, seen, k), _part(v, seen, k)
             n_queries, n_seen = rows[1].stop - rows[1].start, seen[1].stop - seen[1].start
-            table = torch.bmm(queries, keys.transpose(1, 2)).mul_(scale)
+            table = torch.bmm(queries, keys.transpose(1, 2))
+            if n_queries not in masks:
+                masks[n_queries] = _causal(n_queries, table)
             corner = table.view(-1, n_queries, n_seen)[:, :, n_seen - n_queries :]
-            corner.add_(_causal(n_queries, table))
-            table = torch.softmax(table, -1)
+            corner.add_(masks[n_queries])
+            torch.softmax(table, -1, out=table)
             mixed[rows[0], :, rows[1]] = torch.bmm(table, values).view(h, n_queries, width)
             weights.append(table)
         ctx.save_for_backward(q, k, v, *weights)
-        ctx.spans, ctx.scale = spans, scale
+        ctx.spans = spans
         return mixed
 
     @staticmethod
@@ -52,11 +53,11 @@ class _SegmentAttention(torch.autograd.Function):
             mixed_grad = _part(grad, rows, k)
             v_grad[seen[0], :, seen[1]] += torch.bmm(table.transpose(1, 2), mixed_grad)
             scores = torch.bmm(mixed_grad, values.transpose(1, 2))
-            scores = torch._softmax_backward_data(scores, table, -1, table.dtype).mul_(ctx.scale)
+            scores = torch._softmax_backward_data(scores, table, -1, table.dtype)
             part = torch.bmm(scores, keys)
             q_grad[rows[0], :, rows[1]] = part.view(q.shape[1], -1, q.shape[3])
             k_grad[seen[0], :, seen[1]] += torch.bmm(scores.transpose(1, 2), queries)
-        return q_grad, k_grad, v_grad, None, None
+        return q_grad, k_grad, v_grad, None
 
 
 def segment_attention(
@@ -75,7 +76,7 @@ def segment_attention(
         (B, H, T, K).
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    mixed: Tensor = _SegmentAttention.apply(q, k, v, spans, scale)  # type: ignore[no-untyped-call]
+    mixed: Tensor = _SegmentAttention.apply(q * scale, k, v, spans)  # type: ignore[no-untyped-call]
     return mixed
 
 
