@@ -69,6 +69,14 @@ def test_the_chain_ends_in_a_verdict_and_a_report(
     assert "<h2>Clusters</h2>" in page
     again = cuvee("run", "quad", config, "--out", out, "--workers", 0, "-q")
     assert again.stdout == ended.stdout
+    scored = cuvee("influence", "score", config, "--out", out, "--workers", 0, "--json")
+    told = json.loads(scored.stdout)
+    assert told["n_documents"] == len(copies)
+    assert told["quantiles"]["0.0"] < told["quantiles"]["1.0"]
+    options = ("--clusters", 4, "--tokens", 512, "--seeds", 1, "--probes", 3)
+    checked = cuvee("influence", "check", config, "--out", out, *options, "--workers", 0, "-q")
+    assert checked.status == 0, checked.stderr
+    assert "attention/refined 0.1" in checked.stdout
     shutil.rmtree(out / "optimum")
     for path in rounds[len(rounds) // 2 :]:
         shutil.rmtree(path)

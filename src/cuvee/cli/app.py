@@ -2,7 +2,7 @@
 
 import typer
 
-from cuvee.cli import copies, design, fit, overlap, predict, run, search, show, stages
+from cuvee.cli import copies, design, fit, influence, overlap, predict, run, search, show, stages
 
 app = typer.Typer(
     name="cuvee",
@@ -21,4 +21,5 @@ search.register(app)
 predict.register(app)
 copies.register(app)
 overlap.register(app)
+influence.register(app)
 show.register(app)

@@ -129,35 +129,70 @@ def find_direction(
     Raises:
         ConfigError: There are no targets.
     """
-    targets, store = prepared.targets, prepared.store
-    if targets is None:
-        raise ConfigError("quad needs targets: influence is on their loss. Give targets.sets.")
-    total: LayerVector | None = None
     about: dict[str, Json] = {}
-    for place, name in enumerate(targets.domains):
-        weight = prepared.objective[prepared.objective_names.index(f"target/{name}")]
-        if weight == 0.0:
-            continue
-        own = np.flatnonzero((targets.domain == place) & (targets.side == 0))
-        texts = _first(targets, own, settings.reference_tokens, settings, seed)
-        found = gradient(model, texts, where=settings.where)
-        about[name] = {"tokens": sum(map(len, texts)), "norm": found.norm}
-        total = _plus(total, found, float(weight))
-    assert total is not None, "weights sum to 1"
+    total = reference_gradient(model, settings, prepared, seed=seed, about=about)
     direction = total
     if settings.curvature != "none":
-        pool = np.flatnonzero(store.side == 0)
-        sample = _first(store, pool, settings.factor_tokens, settings, seed)
+        sample, few = curvature_sample(settings, prepared, seed=seed)
         factors = KroneckerFactors(
             model, where=settings.where, corrected=settings.curvature == "ekfac"
         ).fit(sample, rng=stream(seed, "influence", "labels"))
-        few = _first(store, pool, settings.refine_tokens, settings, seed)
         direction = factors.solve(total, damping=settings.damping, steps=settings.steps, sample=few)
         factors.save(folder / FACTORS)
         cosine = total.dot(direction) / max(total.norm * direction.norm, 1e-300)
         about["curvature"] = {"tokens": sum(map(len, sample)), "cosine_with_gradient": cosine}
     direction.save(folder / DIRECTION)
     artifacts.write_json(folder / ABOUT, about)
+
+
+def reference_gradient(
+    model: CausalModel,
+    settings: InfluenceConfig,
+    prepared: Prepared,
+    *,
+    seed: int,
+    about: dict[str, Json] | None = None,
+) -> LayerVector:
+    """Compute the objective's gradient on the targets' search half.
+
+    Args:
+        model: At the weights that are to be improved.
+        settings: Which matrices, how many tokens.
+        prepared: The targets.
+        seed: The run's seed.
+        about: Receives tokens and norm by target.
+
+    Raises:
+        ConfigError: There are no targets.
+    """
+    targets = prepared.targets
+    if targets is None:
+        raise ConfigError("quad needs targets: influence is on their loss. Give targets.sets.")
+    total: LayerVector | None = None
+    for place, name in enumerate(targets.domains):
+        weight = float(prepared.objective[prepared.objective_names.index(f"target/{name}")])
+        if weight == 0.0:
+            continue
+        own = np.flatnonzero((targets.domain == place) & (targets.side == 0))
+        texts = _first(targets, own, settings.reference_tokens, settings, seed)
+        found = gradient(model, texts, where=settings.where)
+        total = _plus(total, found, weight)
+        if about is not None:
+            about[name] = {"tokens": sum(map(len, texts)), "norm": found.norm}
+    assert total is not None, "weights sum to 1"
+    return total
+
+
+def curvature_sample(
+    settings: InfluenceConfig, prepared: Prepared, *, seed: int
+) -> tuple[list[IntArray], list[IntArray]]:
+    """Read the pool's documents that the factors are fitted on, and those that refine them."""
+    store = prepared.store
+    pool = np.flatnonzero(store.side == 0)
+    return (
+        _first(store, pool, settings.factor_tokens, settings, seed),
+        _first(store, pool, settings.refine_tokens, settings, seed),
+    )
 
 
 def score_documents(
@@ -180,7 +215,7 @@ def score_documents(
         (n,) influence on the objective: by how much a step on the document lowers it, to first
         order and per unit of the rate; higher is better.
     """
-    texts = (_read(store, int(one), settings) for one in documents)
+    texts = (read_start(store, int(one), settings) for one in documents)
     with one_torch_thread():
         scores = influence(model, direction, texts, normalise=settings.normalise)
         return np.fromiter(scores, dtype=np.float64, count=len(documents))
@@ -232,10 +267,11 @@ def _first(
     order = documents[document_order(store.keys[documents], seed=seed, purpose="sample")]
     lengths = np.minimum(store.n_tokens[order], settings.document_tokens)
     n_taken = int(np.searchsorted(np.cumsum(lengths), n_tokens)) + 1
-    return [_read(store, int(one), settings) for one in order[:n_taken]]
+    return [read_start(store, int(one), settings) for one in order[:n_taken]]
 
 
-def _read(store: TokenStore, document: int, settings: InfluenceConfig) -> IntArray:
+def read_start(store: TokenStore, document: int, settings: InfluenceConfig) -> IntArray:
+    """Read the first tokens of a document, as many as are scored."""
     n_tokens = min(int(store.n_tokens[document]), settings.document_tokens)
     return store.read(document, 0, n_tokens).astype(np.int64)
 

@@ -1,0 +1,100 @@
+"""`cuvee influence score` and `cuvee influence check`: the influence engine alone."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from cuvee import artifacts
+from cuvee.cli.options import (
+    AsJson,
+    ConfigFile,
+    Out,
+    Quiet,
+    Settings,
+    Verbose,
+    Workers,
+    n_workers,
+    out_folder,
+)
+from cuvee.cli.progress import progress_bars
+from cuvee.methods.job import Job
+
+_DECILES = (0.0, 0.1, 0.5, 0.9, 1.0)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    group = typer.Typer(no_args_is_help=True, help="The influence of documents on targets.")
+    group.command()(score)
+    group.command()(check)
+    app.add_typer(group, name="influence")
+
+
+def score(
+    config: ConfigFile,
+    out: Out = None,
+    settings: Settings = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Score every document of the pool; stages of `cuvee run quad` before it are made first."""
+    # Imported on demand: they bring torch.
+    from cuvee.methods import quad, quad_study
+
+    loaded, folder = quad.load_config(config, tuple(settings or ())), out_folder(out, config)
+    with artifacts.locked(folder), progress_bars(shown=not quiet and not as_json) as progress:
+        job = Job(out=folder, workers=n_workers(workers), progress=progress)
+        for verb in ("label", "train", "fit"):
+            quad.STEPS[verb](loaded, job)
+        scores = quad_study.score_pool(loaded, job, quad_study.open_stores(loaded, job))
+    values = np.quantile(scores, _DECILES).tolist()
+    found = {
+        "labels": str(folder / "labels" / quad_study.INFLUENCE),
+        "n_documents": len(scores),
+        "mean": float(scores.mean()),
+        "quantiles": dict(zip(map(str, _DECILES), values, strict=True)),
+    }
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    told = ", ".join(
+        f"{share:.0%} {value:.3g}" for share, value in zip(_DECILES, values, strict=True)
+    )
+    typer.echo(f"{len(scores):,} documents scored; quantiles {told}\nlabels      {found['labels']}")
+
+
+def check(
+    config: ConfigFile,
+    clusters: Annotated[int, typer.Option("--clusters", help="Clusters trained on.")] = 12,
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens trained on each.")] = 32_768,
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each cluster.")] = 2,
+    probes: Annotated[int, typer.Option("--probes", help="Documents scored of each.")] = 20,
+    out: Out = None,
+    settings: Settings = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare curvatures and dampings with what short training on clusters measures."""
+    from cuvee.methods import influence_check, quad, quad_study
+
+    loaded, folder = quad.load_config(config, tuple(settings or ())), out_folder(out, config)
+    wanted = influence_check.CheckConfig(
+        n_clusters=clusters, n_tokens=tokens, n_seeds=seeds, n_probes=probes
+    )
+    with artifacts.locked(folder), progress_bars(shown=not quiet and not as_json) as progress:
+        job = Job(out=folder, workers=n_workers(workers), progress=progress)
+        for verb in ("label", "train"):
+            quad.STEPS[verb](loaded, job)
+        prepared = quad_study.open_stores(loaded, job)
+        found = influence_check.check_influence(loaded, wanted, job, prepared)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=1))
+    else:
+        typer.echo(influence_check.describe_check(found))
