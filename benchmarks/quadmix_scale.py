@@ -45,7 +45,7 @@ from cuvee.executors import one_thread, usable_cores
 from cuvee.labels.heuristics import measure_texts, score_columns
 from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
 from cuvee.labels.perplexity import BigramModel
-from cuvee.policy.induced import PoolSample
+from cuvee.policy.induced import Induced, PoolSample
 from cuvee.policy.quality_curve import QualityCurve
 from cuvee.policy.ranks import Normaliser, merge_scores, token_ranks
 from cuvee.policy.streamed_ranks import (
@@ -87,12 +87,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file the result is written to")
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="folder of Parquet files")
     parser.add_argument("--parts", default="copies,vectors,labelling", help=argparse.SUPPRESS)
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(_time_copies(options.work)))
-        return
     n_rows = options.rows or (_QUICK_ROWS if options.quick else _FULL_ROWS)
     load = os.getloadavg()[0]
     figures: Figures = {}
@@ -226,8 +221,8 @@ def write_labels(path: Path, number: int, first: int, n: int) -> None:
     pq.write_table(table, path, use_dictionary=["domain"])
 
 
-def _time_copies(work: Path) -> Figures:
-    """Run the selection, here in a process of its own."""
+def time_copies(work: Path) -> Figures:
+    """Run the selection on the files of a folder."""
     curve = QualityCurve.from_json(json.loads((work / "curve.json").read_text()))
     labels = label_files(work / "labels")
     started: dict[str, float] = {}
@@ -260,8 +255,13 @@ def _time_copies(work: Path) -> Figures:
 
 def _in_own_processes(work: Path) -> tuple[Figures, float]:
     """Return the figures and the largest sum of resident sets, GB."""
+    # Not a module: workers import the main one again, and this one is heavy.
+    code = (
+        "import json, sys; from pathlib import Path; from benchmarks.quadmix_scale import "
+        "time_copies; print(json.dumps(time_copies(Path(sys.argv[1]))))"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.quadmix_scale", "--measure", "--work", str(work)],
+        [sys.executable, "-c", code, str(work)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -391,24 +391,22 @@ def vectors() -> Figures:
             found = [sample.induce(curve) for curve in (curves if timed else curves[: len(exact)])]
             if timed:
                 figures["seconds_3000_vectors_1m"] = time.perf_counter() - started
-            pairs = list(zip(found, exact, strict=False))
-            figures |= {
-                f"share_error_mean_{most}": float(
-                    np.mean([np.abs(one.shares - other.shares).mean() for one, other in pairs])
-                ),
-                f"share_error_largest_{most}": float(
-                    np.max([np.abs(one.shares - other.shares).max() for one, other in pairs])
-                ),
-                f"token_error_mean_{most}": float(
-                    np.mean(
-                        [abs(one.tokens.sum() / other.tokens.sum() - 1.0) for one, other in pairs]
-                    )
-                ),
-                f"quality_error_mean_{most}": float(
-                    np.mean([np.abs(one.quality - other.quality).mean() for one, other in pairs])
-                ),
-            }
+            figures |= content_errors(found, exact, most)
     return figures
+
+
+def content_errors(found: Sequence[Induced], exact: Sequence[Induced], most: int) -> Figures:
+    """Compare contents of a sample with those of the whole pool: shares, tokens and quality."""
+    pairs = list(zip(found, exact, strict=False))
+    shares = np.stack([np.abs(one.shares - other.shares) for one, other in pairs])
+    tokens = [abs(one.tokens.sum() / other.tokens.sum() - 1.0) for one, other in pairs]
+    quality = [np.abs(one.quality - other.quality).mean() for one, other in pairs]
+    return {
+        f"share_error_mean_{most}": float(shares.mean()),
+        f"share_error_largest_{most}": float(shares.max()),
+        f"token_error_mean_{most}": float(np.mean(tokens)),
+        f"quality_error_mean_{most}": float(np.mean(quality)),
+    }
 
 
 def labelling(work: Path, corpus: Path, n_bytes: int) -> Figures:

@@ -136,13 +136,7 @@ def write_copies(
         ArtifactError: The folder or the passes are of another request.
     """
     row_groups, files = describe(labels)
-    _check_curves(curves, labels)
-    asked: dict[str, Json] = {
-        "labels": dump(replace(labels, files=("",))),
-        "curves": curves_to_json(curves),
-        "copies": dump(settings),
-        "files": files,
-    }
+    asked = _asked(curves, labels, settings, files)
     beside = folder.with_name(folder.name + ".passes")
     if artifacts.is_done(folder):
         made = _finished(folder, asked, seed)
@@ -347,7 +341,10 @@ def _n_parts(n_rows: int) -> int:
     return max(min(_PARTS, math.ceil(n_rows / _LEAST_ROWS)), math.ceil(n_rows / _MOST_ROWS))
 
 
-def _check_curves(curves: Sequence[QualityCurve], labels: LabelFiles) -> None:
+def _asked(
+    curves: Sequence[QualityCurve], labels: LabelFiles, settings: CopiesConfig, files: list[Json]
+) -> dict[str, Json]:
+    """Return all that the copies depend on but the seed, once the curves fit the labels."""
     for curve in curves:
         if curve.criteria != labels.criteria:
             raise DataError(
@@ -356,6 +353,12 @@ def _check_curves(curves: Sequence[QualityCurve], labels: LabelFiles) -> None:
             )
         if curve.domains != curves[0].domains:
             raise DataError("curves of a union must be of the same domains in the same order.")
+    return {
+        "labels": dump(replace(labels, files=("",))),
+        "curves": curves_to_json(curves),
+        "copies": dump(settings),
+        "files": files,
+    }
 
 
 def _finished(folder: Path, asked: dict[str, Json], seed: int) -> Copies:
