@@ -17,7 +17,7 @@ def test_the_way_that_ranks_as_training_does_comes_first() -> None:
         "attention/kfac 0.1": -falls,
     }
     found = compare_ways(scores, falls, rng=rng)
-    assert [one.name for one in found][0] == "attention/refined 0.1"
+    assert found[0].name == "attention/refined 0.1"
     assert found[0].rank > 0.95
     assert found[0].low <= found[0].rank
     assert found[0].ahead_low > 0.0
