@@ -1,6 +1,6 @@
 """How well do proxies of quality curves predict curves they were never fitted on?
 
-``python -m benchmarks.curve_ranks --config CONFIG --out DIR [--extra 32] [--workers 2] [--json FILE]``
+``python -m benchmarks.curve_ranks --config CONFIG --out DIR [--extra 32] [--json FILE]``
 
 DIR is a run of `cuvee run quadmix CONFIG` up to its sweep. Further vectors are drawn from its prior
 and trained like its proxies (kept below DIR, so that the command can be repeated); every regression

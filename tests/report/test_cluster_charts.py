@@ -8,7 +8,15 @@ import pytest
 
 from cuvee.errors import DataError
 from cuvee.report import cluster_charts
-from cuvee.report.cluster_sections import ArmsSection, ClusterMapSection, RewardsSection
+from cuvee.report.cluster_sections import (
+    ArmsSection,
+    ClusterMapSection,
+    ClusterRow,
+    ClustersSection,
+    RewardsSection,
+)
+from cuvee.report.content import ReportContent
+from cuvee.report.page import build_page
 from cuvee.search.bandit_log import Pull, Round
 
 _NAMES = ("court, judge", "<script>alert(1)</script>", "$x$ costs $5", "salt, oven")
@@ -135,3 +143,36 @@ def test_shapes_must_fit_the_names() -> None:
     """One value a cluster."""
     with pytest.raises(DataError, match="cluster n_tokens has shape"):
         dataclasses.replace(_map(), n_tokens=np.array([1]))
+
+
+def test_the_page_shows_clusters_and_their_examples_as_text(content: ReportContent) -> None:
+    """Numbers stand in the table; names and examples are never markup or control characters."""
+    rows = tuple(
+        ClusterRow(
+            name=name,
+            n_documents=12345,
+            n_tokens=4000,
+            taken_tokens=1500,
+            n_probes=0 if place == 2 else 3,
+            mean_reward=None if place == 2 else 0.0625,
+            example="<img src=x onerror=alert(2)>\u202e\x07 end",
+        )
+        for place, name in enumerate(_NAMES)
+    )
+    section = ClustersSection(
+        map=_map(),
+        arms=ArmsSection.of_rounds(_rounds(), _NAMES),
+        rewards=RewardsSection.of_rounds(_rounds()),
+        rows=rows,
+        n_left_out=7,
+        scored_share=0.0123,
+        effective=3.21,
+    )
+    page = build_page(dataclasses.replace(content, clusters=section))
+    assert "<h2>Clusters</h2>" in page
+    assert "0.0625" in page
+    assert "3.2 effective clusters" in page
+    assert "7 more clusters are not shown" in page
+    assert "&lt;img src=x onerror=alert(2)&gt;" in page
+    for forbidden in ("<img", "<script", "\u202e", "\x07"):
+        assert forbidden not in page
