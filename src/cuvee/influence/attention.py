@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cuvee.influence.batches import Span
 
-_STRIP = 64
+_STRIP = 128
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -38,7 +38,8 @@ class _SegmentAttention(torch.autograd.Function):
             corner.add_(masks[n_queries])
             torch.softmax(table, -1, out=table)
             mixed[rows[0], :, rows[1]] = torch.bmm(table, values).view(h, n_queries, width)
-            weights.append(table)
+            if any(ctx.needs_input_grad):
+                weights.append(table)
         ctx.save_for_backward(q, k, v, *weights)
         ctx.spans = spans
         return mixed
