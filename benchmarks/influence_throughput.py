@@ -61,8 +61,8 @@ from cuvee.proxy.sizes import model_size
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT.parent / "shared" / "data" / "corpus"
 SIZE, VOCABULARY, CONTEXT, BATCH = "0.8m", 8192, 512, 16
-N_SCORED, N_FEW, N_REFERENCE, N_FITTED, N_SAMPLE = 96, 32, 16, 64, 48
-QUICK = {"n_turns": 2, "n_steps": 150, "n_exact": 25}
+N_SCORED, N_FEW, N_REFERENCE, N_FITTED, N_SAMPLE = 96, 32, 16, 64, 24
+QUICK = {"n_turns": 2, "n_steps": 60, "n_exact": 20}
 FULL = {"n_turns": 5, "n_steps": 600, "n_exact": 60}
 DAMPING, REFINED = 0.1, 5
 SEED = 0
