@@ -21,6 +21,7 @@ default too. kronfluence is left out, and said to be, where it is not installed.
 import argparse
 import importlib.util
 import json
+import logging
 import os
 import platform
 import resource
@@ -183,6 +184,7 @@ def measure(
     if has_peer:
         scores["kronfluence_ekfac"] = found["kronfluence_fp32"][0]["scores"]
     truth = scores.pop("exact")
+    figures["residual_of_exact"] = scores.pop("residual")
     for name, values in scores.items():
         figures[f"rank_agreement_{name}"] = float(spearmanr(truth, values).statistic)
     ratios = _ratios(figures) if has_peer else {}
@@ -293,6 +295,9 @@ def fidelity(work: Path) -> dict[str, Any]:
     """Return scores by each curvature, and by the damped Gauss-Newton matrix."""
     documents, model = Documents(work), _model(work)
     sample = documents.fitted[:N_SAMPLE]
+    residuals, logger = _Residuals(), logging.getLogger("cuvee.influence.solve")
+    logger.addHandler(residuals)
+    logger.setLevel(logging.INFO)
     reference = gradient(model, documents.reference)
     plain = KroneckerFactors(model, corrected=False).fit(
         documents.fitted, rng=np.random.default_rng(SEED)
@@ -308,10 +313,21 @@ def fidelity(work: Path) -> dict[str, Any]:
         ),
         "exact": factors.solve(reference, damping=DAMPING, steps=n_exact, sample=sample),
     }
-    return {
+    scores: dict[str, Any] = {
         name: list(influence(model, direction, documents.scored))
         for name, direction in directions.items()
     }
+    return {**scores, "residual": residuals.last}
+
+
+class _Residuals(logging.Handler):
+    """Takes the relative residual from the last message of conjugate gradients."""
+
+    last = float("nan")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple) and len(record.args) == 2:
+            self.last = float(cast(float, record.args[1]))
 
 
 JOBS: dict[str, Job] = {
