@@ -2,21 +2,26 @@
 
 ``python -m benchmarks.influence_throughput [--quick] [--corpus DIR] [--json FILE]``
 
-A model of about a million parameters is trained for a moment on real text; then each contender, in
-a single-threaded process of its own with the same allocator settings, takes the same weights and
-documents (cut at the context's length). kronfluence gets them sorted by length, so that it pads
-little; its attention and cross-entropy are torch's. Scoring: one aggregated reference gradient, all
-attention matrices; the rate is that of documents added to a call, so starting up counts for
-neither. Fitting: covariances, eigenvectors and corrected eigenvalues from start to end. Seconds are
-processor time, medians of turns taken one after another. Fidelity: rank correlation of the scores
-with those of the damped Gauss-Newton matrix, solved by many steps of conjugate gradients; each
-contender has the damping of its own library, a tenth of the mean eigenvalue. kronfluence is left
-out, and said to be, where it is not installed.
+A model of about a million parameters (without embedding and head) is trained for a moment on real
+text; then each contender, in a single-threaded process of its own with the same allocator settings,
+takes the same weights and documents, cut at the context's length.
+
+Scoring: one aggregated reference gradient, all attention matrices. The rate is that of those
+documents by which a call is longer than another, so starting up counts for neither. kronfluence
+pads each batch: ``score_vs_kronfluence_fp32`` gives it documents sorted by length, where that costs
+least; ``..._in_order`` as they come from the pool, as cuvee takes them. Fitting: covariances,
+eigenvectors and corrected eigenvalues from start to end, sorted too. bfloat16 is measured where the
+processor has instructions for it. Seconds are processor time, medians of turns.
+
+Fidelity: rank correlation of scores with those of the damped Gauss-Newton matrix, solved by many
+steps of conjugate gradients; damping is a tenth of each block's mean eigenvalue, kronfluence's own
+default too. kronfluence is left out, and said to be, where it is not installed.
 """
 
 import argparse
 import importlib.util
 import json
+import logging
 import os
 import platform
 import resource
@@ -26,9 +31,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -50,13 +56,14 @@ from cuvee.influence import (
     gradient,
     influence,
 )
+from cuvee.proxy.machine import choose_precision
 from cuvee.proxy.sizes import model_size
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT.parent / "shared" / "data" / "corpus"
 SIZE, VOCABULARY, CONTEXT, BATCH = "0.8m", 8192, 512, 16
-N_SCORED, N_FEW, N_REFERENCE, N_FITTED, N_SAMPLE = 96, 32, 16, 64, 48
-QUICK = {"n_turns": 2, "n_steps": 150, "n_exact": 25}
+N_SCORED, N_FEW, N_REFERENCE, N_FITTED, N_SAMPLE = 96, 32, 16, 64, 24
+QUICK = {"n_turns": 2, "n_steps": 60, "n_exact": 20}
 FULL = {"n_turns": 5, "n_steps": 600, "n_exact": 60}
 DAMPING, REFINED = 0.1, 5
 SEED = 0
@@ -159,44 +166,54 @@ def measure(
     """Take all measurements; ``ratios``, ``figures`` and ``conditions``."""
     work.mkdir(parents=True, exist_ok=True)
     (work / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    if not (work / "documents.npz").exists():
-        prepare(work, corpus)
-    if not (work / "model.safetensors").exists():
-        _run("train", work)
+    prepare(work, corpus)
+    _run("train", work)
     has_peer = importlib.util.find_spec("kronfluence") is not None
-    jobs = ["ours"] + ["kronfluence_fp32", "kronfluence_bf16"] * has_peer
+    precisions = ["fp32", "bf16"] if _has_bfloat16() else ["fp32"]
+    names = ["cuvee", "kronfluence"] if has_peer else ["cuvee"]
+    jobs = [f"{name}_{precision}" for precision in precisions for name in names]
     found: dict[str, list[dict[str, Any]]] = {job: [] for job in jobs}
-    for turn in range(settings["n_turns"]):
+    for _ in range(settings["n_turns"]):
         for job in jobs:
-            if turn == 0 or not job.endswith("bf16"):  # emulated, it takes minutes: once
-                found[job].append(_run(job, work))
+            found[job].append(_run(job, work))
     figures: Figures = {}
     for job, runs in found.items():
-        for key in ("score_docs_per_s", "fit_docs_per_s", "peak_mb"):
+        for key in sorted(set(runs[0]) - {"scores"}):
             figures[f"{key}_{job}"] = statistics.median(run[key] for run in runs)
-    ratios: Figures = {}
+    scores = _run("fidelity", work)
     if has_peer:
-        ours, theirs = (
-            figures["score_docs_per_s_ours"],
-            figures["score_docs_per_s_kronfluence_fp32"],
-        )
-        ratios["score_vs_kronfluence_fp32"] = ours / theirs
-        best = max(theirs, figures["score_docs_per_s_kronfluence_bf16"])
-        ratios["score_vs_kronfluence_best"] = ours / best
-        best_fit = figures["fit_docs_per_s_kronfluence_fp32"]
-        ratios["fit_vs_kronfluence"] = figures["fit_docs_per_s_ours"] / best_fit
-    ranks = _run("fidelity", work)
-    truth = ranks.pop("exact")
-    if has_peer:
-        ranks["kronfluence_ekfac"] = found["kronfluence_fp32"][0]["scores"]
-    agreement = {name: spearmanr(truth, scores).statistic for name, scores in ranks.items()}
-    ratios["fidelity"] = agreement[f"ekfac_{REFINED}_steps"]
-    figures |= {f"rank_agreement_{name}": float(value) for name, value in agreement.items()}
+        scores["kronfluence_ekfac"] = found["kronfluence_fp32"][0]["scores"]
+    truth = scores.pop("exact")
+    figures["residual_of_exact"] = scores.pop("residual")
+    for name, values in scores.items():
+        figures[f"rank_agreement_{name}"] = float(spearmanr(truth, values).statistic)
+    ratios = _ratios(figures) if has_peer else {}
+    ratios["fidelity"] = figures[f"rank_agreement_ekfac_{REFINED}_steps"]
     return {
         "ratios": {name: round(value, 3) for name, value in ratios.items()},
         "figures": {name: round(value, 4) for name, value in figures.items()},
         "conditions": _conditions(work, settings, has_peer),
     }
+
+
+def _ratios(figures: Figures) -> Figures:
+    def best(key: str, name: str) -> float:
+        return max(value for job, value in figures.items() if job.startswith(f"{key}_{name}"))
+
+    ours = best("score_docs_per_s", "cuvee")
+    return {
+        "score_vs_kronfluence_fp32": ours / figures["score_docs_per_s_kronfluence_fp32"],
+        "score_vs_kronfluence_best": ours / best("score_docs_per_s", "kronfluence"),
+        "score_vs_kronfluence_fp32_in_order": ours
+        / figures["score_in_order_docs_per_s_kronfluence_fp32"],
+        "fit_vs_kronfluence": best("fit_docs_per_s", "cuvee")
+        / figures["fit_docs_per_s_kronfluence_fp32"],
+    }
+
+
+def _has_bfloat16() -> bool:
+    """Whether this processor has instructions for it; emulated, it is slower than float32."""
+    return choose_precision("auto", "cpu") == "bfloat16"
 
 
 def prepare(work: Path, corpus: Path) -> None:
@@ -263,11 +280,10 @@ def train(work: Path) -> dict[str, Any]:
     return {"loss": float(loss.detach())}
 
 
-def ours(work: Path) -> dict[str, Any]:
-    """Score and fit with cuvee in its fastest exact settings."""
-    documents, model = Documents(work), _model(work)
+def cuvee(work: Path, precision: Literal["own", "bfloat16"]) -> dict[str, Any]:
+    """Score by traces and fit EK-FAC factors."""
+    documents, model = Documents(work), replace(_model(work), precision=precision)
     direction = gradient(model, documents.reference)
-    list(influence(model, direction, documents.scored[:N_FEW]))
     few, _ = _timed(lambda: list(influence(model, direction, documents.scored[:N_FEW])))
     many, _ = _timed(lambda: list(influence(model, direction, documents.scored)))
     rng = np.random.default_rng(SEED)
@@ -279,6 +295,9 @@ def fidelity(work: Path) -> dict[str, Any]:
     """Return scores by each curvature, and by the damped Gauss-Newton matrix."""
     documents, model = Documents(work), _model(work)
     sample = documents.fitted[:N_SAMPLE]
+    residuals, logger = _Residuals(), logging.getLogger("cuvee.influence.solve")
+    logger.addHandler(residuals)
+    logger.setLevel(logging.INFO)
     reference = gradient(model, documents.reference)
     plain = KroneckerFactors(model, corrected=False).fit(
         documents.fitted, rng=np.random.default_rng(SEED)
@@ -294,28 +313,30 @@ def fidelity(work: Path) -> dict[str, Any]:
         ),
         "exact": factors.solve(reference, damping=DAMPING, steps=n_exact, sample=sample),
     }
-    return {
+    scores: dict[str, Any] = {
         name: list(influence(model, direction, documents.scored))
         for name, direction in directions.items()
     }
+    return {**scores, "residual": residuals.last}
 
 
-def kronfluence_fp32(work: Path) -> dict[str, Any]:
-    """Score and fit with kronfluence in float32."""
-    return _kronfluence(work, None)
+class _Residuals(logging.Handler):
+    """Takes the relative residual from the last message of conjugate gradients."""
 
+    last = float("nan")
 
-def kronfluence_bf16(work: Path) -> dict[str, Any]:
-    """Score and fit with kronfluence under bfloat16 autocast, its low-precision settings."""
-    return _kronfluence(work, torch.bfloat16)
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple) and len(record.args) == 2:
+            self.last = float(cast(float, record.args[1]))
 
 
 JOBS: dict[str, Job] = {
     "train": train,
-    "ours": ours,
     "fidelity": fidelity,
-    "kronfluence_fp32": kronfluence_fp32,
-    "kronfluence_bf16": kronfluence_bf16,
+    "cuvee_fp32": lambda work: cuvee(work, "own"),
+    "cuvee_bf16": lambda work: cuvee(work, "bfloat16"),
+    "kronfluence_fp32": lambda work: _kronfluence(work, None),
+    "kronfluence_bf16": lambda work: _kronfluence(work, torch.bfloat16),
 }
 
 
@@ -330,8 +351,67 @@ def print_table(result: Mapping[str, Mapping[str, object]]) -> None:
 def _kronfluence(work: Path, narrow: torch.dtype | None) -> dict[str, Any]:
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
-    from kronfluence.task import Task
     from kronfluence.utils.dataset import DataLoaderKwargs
+
+    documents, decoder = Documents(work), _loaded(work)
+    task = _kronfluence_task(len(decoder.blocks))
+    wide = narrow or torch.float32
+    to_fit = FactorArguments(strategy="ekfac", amp_dtype=narrow, per_sample_gradient_dtype=wide)
+    to_score = ScoreArguments(
+        damping_factor=None,  # a tenth of the mean eigenvalue
+        aggregate_query_gradients=True,
+        amp_dtype=narrow,
+        score_dtype=wide,
+        per_sample_gradient_dtype=wide,
+    )
+
+    def rows(ids: list[IntArray]) -> Any:
+        return [np.append(documents.start, one) for one in ids]
+
+    with tempfile.TemporaryDirectory() as folder:
+        analyzer = Analyzer(
+            "peer",
+            prepare_model(decoder, task),
+            task,
+            cpu=True,
+            disable_tqdm=True,
+            output_dir=folder,
+        )
+        analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=_padded))
+        by_length = sorted(documents.fitted, key=len)
+        fit, _ = _timed(
+            lambda: analyzer.fit_all_factors(
+                "factors", rows(by_length), BATCH, factor_args=to_fit, overwrite_output_dir=True
+            )
+        )
+
+        def score(name: str, ids: list[IntArray]) -> Tensor:
+            reference = rows(documents.reference)
+            analyzer.compute_pairwise_scores(
+                name, "factors", reference, rows(ids), BATCH, BATCH, score_args=to_score
+            )
+            return cast(Tensor, analyzer.load_pairwise_scores(name)["all_modules"]).float()
+
+        few = documents.scored[:N_FEW]
+        seconds = [
+            _timed(lambda ids=ids, name=name: score(name, ids))  # type: ignore[misc]
+            for name, ids in (
+                ("few", few),
+                ("many", documents.scored),
+                ("few by length", sorted(few, key=len)),
+                ("many by length", sorted(documents.scored, key=len)),
+            )
+        ]
+    n_more = N_SCORED - N_FEW
+    return {
+        **_rates(seconds[2][0], seconds[3][0], fit),
+        "score_in_order_docs_per_s": n_more / (seconds[1][0] - seconds[0][0]),
+        "scores": seconds[1][1].flatten().tolist(),
+    }
+
+
+def _kronfluence_task(n_layers: int) -> Any:
+    from kronfluence.task import Task
 
     class Loss(Task):  # type: ignore[misc]
         def compute_train_loss(
@@ -349,74 +429,25 @@ def _kronfluence(work: Path, narrow: torch.dtype | None) -> dict[str, Any]:
             return self.compute_train_loss(batch, model)
 
         def get_influence_tracked_modules(self) -> list[str]:
-            return [
-                f"blocks.{i}.attn_{part}"
-                for i in range(len(inner.blocks))
-                for part in ("qkv", "out")
-            ]
+            return [f"blocks.{i}.attn_{part}" for i in range(n_layers) for part in ("qkv", "out")]
 
         def get_attention_mask(self, batch: dict[str, Tensor]) -> Tensor:
             return batch["mask"]
 
-    documents, task, inner = Documents(work), Loss(), _loaded(work)
-    model = prepare_model(inner, task)
-    few = {"factor": FactorArguments(strategy="ekfac"), "score": ScoreArguments()}
-    few["score"] = ScoreArguments(damping_factor=None, aggregate_query_gradients=True)
-    if narrow is not None:
-        few["factor"] = FactorArguments(
-            strategy="ekfac", amp_dtype=narrow, per_sample_gradient_dtype=narrow
-        )
-        few["score"] = ScoreArguments(
-            damping_factor=None,
-            aggregate_query_gradients=True,
-            amp_dtype=narrow,
-            score_dtype=narrow,
-            per_sample_gradient_dtype=narrow,
-        )
+    return Loss()
 
-    def rows(ids: list[IntArray]) -> list[IntArray]:
-        return [np.append(documents.start, one) for one in ids]
 
-    def batch(ids: list[IntArray]) -> dict[str, Tensor]:
-        width = max(len(one) for one in ids) - 1
-        tokens = torch.zeros(len(ids), width, dtype=torch.int64)
-        targets, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)
-        for row, one in enumerate(ids):
-            stop = len(one) - 1
-            tokens[row, :stop] = torch.from_numpy(one[:-1])
-            targets[row, :stop] = torch.from_numpy(one[1:])
-            mask[row, :stop] = 1
-        return {"tokens": tokens, "targets": targets, "mask": mask}
-
-    with tempfile.TemporaryDirectory() as folder:
-        analyzer = Analyzer("peer", model, task, cpu=True, disable_tqdm=True, output_dir=folder)
-        analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=batch))
-        fitted = rows(sorted(documents.fitted, key=len))
-        fit, _ = _timed(
-            lambda: analyzer.fit_all_factors(
-                "factors", cast(Any, fitted), BATCH, factor_args=few["factor"]
-            )
-        )
-
-        def score(name: str, ids: list[IntArray]) -> Tensor:
-            analyzer.compute_pairwise_scores(
-                name,
-                "factors",
-                cast(Any, rows(documents.reference)),
-                cast(Any, rows(ids)),
-                BATCH,
-                BATCH,
-                score_args=few["score"],
-            )
-            return cast(Tensor, analyzer.load_pairwise_scores(name)["all_modules"])
-
-        order = np.argsort([len(ids) for ids in documents.scored], kind="stable")
-        inside = order[np.sort(np.random.default_rng(SEED).permutation(len(order))[:N_FEW])]
-        short, _ = _timed(lambda: score("few", [documents.scored[i] for i in inside]))
-        long, found = _timed(lambda: score("many", [documents.scored[i] for i in order]))
-    scores = np.empty(len(order))
-    scores[order] = found.float().flatten().numpy()
-    return {**_rates(short, long, fit), "scores": scores.tolist()}
+def _padded(ids: list[IntArray]) -> dict[str, Tensor]:
+    """Make a batch, padded on the right to the longest of it."""
+    width = max(len(one) for one in ids) - 1
+    tokens = torch.zeros(len(ids), width, dtype=torch.int64)
+    targets, mask = torch.full_like(tokens, -100), torch.zeros_like(tokens)
+    for row, one in enumerate(ids):
+        stop = len(one) - 1
+        tokens[row, :stop] = torch.from_numpy(one[:-1])
+        targets[row, :stop] = torch.from_numpy(one[1:])
+        mask[row, :stop] = 1
+    return {"tokens": tokens, "targets": targets, "mask": mask}
 
 
 def _rates(few: float, many: float, fit: float) -> dict[str, Any]:

@@ -148,6 +148,34 @@ def test_fit_does_not_depend_on_the_layout(
     assert difference.norm < 1e-8 * left.norm
 
 
+def test_bfloat16_factors_are_near_those_of_float32(make: Make, documents: list[IntArray]) -> None:
+    """Products by autocast, sums in float32 and wider."""
+    right = gradient(make(), documents[:3])
+    wide, narrow = (
+        KroneckerFactors(make(precision=precision), labels="text")
+        .fit(documents, rng=_rng())
+        .solve(right, damping=0.5)
+        for precision in ("own", "bfloat16")
+    )
+    assert wide.dot(narrow) > 0.995 * wide.norm * narrow.norm
+    assert narrow.norm == pytest.approx(wide.norm, rel=0.05)
+
+
+def test_what_is_kept_in_memory_changes_nothing(
+    exact: CausalModel, make: Make, documents: list[IntArray]
+) -> None:
+    """All batches of the first pass, some, or none."""
+    model, right = make(batch_tokens=60), gradient(exact, documents[:3], where="all")
+    products = [
+        KroneckerFactors(model, "all")
+        .fit(documents, rng=_rng(), keep_bytes=n_bytes)
+        .solve(right)
+        .norm
+        for n_bytes in (0, 400_000, 1 << 30)
+    ]
+    assert products[1:] == pytest.approx(products[:1] * 2, rel=1e-12)
+
+
 def test_labels_are_drawn_by_their_chances() -> None:
     """Inverting the distribution function: shares, both ends, chances of zero."""
     generator = torch.Generator().manual_seed(1)

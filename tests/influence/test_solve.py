@@ -1,5 +1,7 @@
 """Gauss-Newton products and conjugate gradients against dense matrices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,10 +60,12 @@ def dense(decoder: Decoder, exact: CausalModel, documents: list[IntArray]) -> Te
         return _dense(decoder, documents[:9])
 
 
+@pytest.mark.parametrize("plain_attention", [True, False])
 def test_products_equal_the_dense_gauss_newton_matrix(
-    exact: CausalModel, documents: list[IntArray], dense: Tensor
+    exact: CausalModel, documents: list[IntArray], dense: Tensor, plain_attention: bool
 ) -> None:
-    """Forward- and reverse-mode in one pass; terms between layers included."""
+    """Terms between layers included; by our derivative of attention, or by torch's."""
+    exact = replace(exact, plain_attention=plain_attention)
     layers = tracked_layers(exact, lambda name: name in WHERE)
     assert [layer.name for layer in layers] == WHERE
     generator = torch.Generator().manual_seed(4)

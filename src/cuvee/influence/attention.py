@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cuvee.influence.batches import Span
 
-_STRIP = 64
+_STRIP = 128
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -38,7 +38,8 @@ class _SegmentAttention(torch.autograd.Function):
             corner.add_(masks[n_queries])
             torch.softmax(table, -1, out=table)
             mixed[rows[0], :, rows[1]] = torch.bmm(table, values).view(h, n_queries, width)
-            weights.append(table)
+            if any(ctx.needs_input_grad):
+                weights.append(table)
         ctx.save_for_backward(q, k, v, *weights)
         ctx.spans = spans
         return mixed
@@ -78,6 +79,45 @@ def segment_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     mixed: Tensor = _SegmentAttention.apply(q * scale, k, v, spans)  # type: ignore[no-untyped-call]
     return mixed
+
+
+def segment_attention_change(
+    parts: Sequence[Tensor], changes: Sequence[Tensor], spans: Sequence[Span], scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """Mix the values of each segment, and differentiate the mix along a change.
+
+    With scores s and weights p = softmax(s): dp = p (ds - sum p ds).
+
+    Args:
+        parts: (B, H, T, K) queries, and keys and values as in `segment_attention`.
+        changes: Changes of the three.
+        spans: The segments.
+        scale: Of scores; None for 1 / sqrt(K).
+
+    Returns:
+        The mix and its change, both (B, H, T, K).
+    """
+    q, k = parts[:2]
+    b, h, t, width = q.shape
+    scale = width**-0.5 if scale is None else scale
+    mixed, change = (q.new_zeros(b, t, h, width).transpose(1, 2) for _ in range(2))
+    for rows, seen in _strips(spans):
+        (q0, q1), (k0, k1), (v0, v1) = (
+            (_part(part, place, k), _part(moved, place, k))
+            for part, moved, place in zip(parts, changes, (rows, seen, seen), strict=True)
+        )
+        n_queries, n_seen = rows[1].stop - rows[1].start, seen[1].stop - seen[1].start
+        table = torch.bmm(q0, k0.transpose(1, 2)).mul_(scale)
+        corner = table.view(-1, n_queries, n_seen)[:, :, n_seen - n_queries :]
+        corner.add_(_causal(n_queries, table))
+        table = torch.softmax(table, -1)
+        moved = torch.bmm(q1, k0.transpose(1, 2)).baddbmm_(q0, k1.transpose(1, 2)).mul_(scale)
+        moved.mul_(table)
+        moved.addcmul_(table, moved.sum(-1, keepdim=True), value=-1)
+        shape = (h, n_queries, width)
+        mixed[rows[0], :, rows[1]] = torch.bmm(table, v0).view(shape)
+        change[rows[0], :, rows[1]] = torch.bmm(moved, v0).baddbmm_(table, v1).view(shape)
+    return mixed, change
 
 
 _Place = tuple[int, slice]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_CHUNK = 256
+_CHUNK = 512
 _BLOCK = 128
 """Neighbouring ids whose chances are added up before one of them is drawn."""
 
@@ -113,7 +113,7 @@ def drawn_labels(chances: Tensor, uniforms: Tensor) -> Tensor:
     n_tokens, n_ids = chances.shape
     padded = F.pad(chances, (0, -n_ids % _BLOCK)) if n_ids % _BLOCK else chances
     blocks = padded.view(n_tokens, -1, _BLOCK)
-    ends = blocks.sum(2, dtype=torch.float64).cumsum_(1)
+    ends = blocks.sum(2).double().cumsum_(1)
     level = uniforms.double()[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, level, right=True).clamp_(max=ends.shape[1] - 1)
     before = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)

@@ -27,6 +27,7 @@ from cuvee.influence.blocks import Block, QueryKeyValue, make_blocks
 from cuvee.influence.factor_sums import FactorSums, check_identity
 from cuvee.influence.gradient import product
 from cuvee.influence.head import sampled_gradient
+from cuvee.influence.kept_tokens import BlockTokens, KeptTokens
 from cuvee.influence.model import CausalModel, Where, tracked_layers, weights_digest
 from cuvee.influence.passes import Pull, against_targets, backward_tokens
 from cuvee.influence.solve import (
@@ -41,6 +42,8 @@ from cuvee.influence.vectors import LayerVector, check_same
 from cuvee.randomness import integer_seed
 
 Labels = Literal["sampled", "text"]
+KEEP_BYTES = 1 << 30
+"""Memory that `KroneckerFactors.fit` may use to save its second pass."""
 
 
 class KroneckerFactors:
@@ -79,7 +82,13 @@ class KroneckerFactors:
         self.sums_: FactorSums | None = None
         """Sums and counts, once fitted."""
 
-    def fit(self, sample: Iterable[Document], *, rng: np.random.Generator) -> Self:
+    def fit(
+        self,
+        sample: Iterable[Document],
+        *,
+        rng: np.random.Generator,
+        keep_bytes: int = KEEP_BYTES,
+    ) -> Self:
         """Go through a sample once for the factors, once more for corrected eigenvalues.
 
         Args:
@@ -87,6 +96,8 @@ class KroneckerFactors:
                 pass, so a list or the like.
             rng: Source of the labels' seed. Labels depend on it, the text and the place in it, not
                 on order or batches.
+            keep_bytes: Memory for inputs and gradients of the first pass, which the second then
+                need not compute again; beyond it they are computed twice, to the same result.
 
         Raises:
             DataError: The sample can be read once only, has no predicted token, or gives numbers
@@ -95,58 +106,17 @@ class KroneckerFactors:
         if self.corrected and isinstance(sample, Iterator):
             raise DataError("the sample can be read only once. Give a list of documents.")
         seed = integer_seed(rng)
-        self.fit_covariances(sample, label_seed=seed)
-        return self.fit_eigenvalues(sample, label_seed=seed) if self.corrected else self
+        kept = KeptTokens(keep_bytes if self.corrected else 0)
+        self._fit_covariances(sample, seed, kept)
+        return self._fit_eigenvalues(sample, seed, kept) if self.corrected else self
 
     def fit_covariances(self, sample: Iterable[Document], *, label_seed: int) -> Self:
         """Sum a a^T per input and g g^T per block: the first pass, whose files add up."""
-        self._check_weights()
-        device = self.model.device
-        inputs = {
-            str(block.group): torch.zeros(
-                block.n_in, block.n_in, dtype=torch.float64, device=device
-            )
-            for block in self.blocks
-        }
-        outputs = {
-            block.name: torch.zeros(block.n_out, block.n_out, dtype=torch.float64, device=device)
-            for block in self.blocks
-        }
-        n_tokens = 0
-        for chunk in chunks(self.model, sample):
-            n_tokens += int(chunk.n_predicted.sum())
-            for batch in chunk.batches():
-                for block, rows, grads, first in self._tokens(chunk, batch, label_seed):
-                    if first:
-                        inputs[str(block.group)] += product(rows, rows)
-                    outputs[block.name] += product(grads, grads)
-        if n_tokens == 0:
-            raise DataError("the sample has no predicted token. Give documents of 2 or more.")
-        self._take(
-            FactorSums(
-                identity=self._identity(label_seed),
-                inputs=inputs,
-                outputs=outputs,
-                n_tokens=n_tokens,
-            )
-        )
-        return self
+        return self._fit_covariances(sample, label_seed, KeptTokens(0))
 
     def fit_eigenvalues(self, sample: Iterable[Document], *, label_seed: int) -> Self:
         """Sum (Q_S^T G Q_A)^2 over windows: the second pass, after all first ones are added."""
-        self._check_weights()
-        sums = self._fitted()
-        eigen_blocks = {part.block.name: part for part in self._eigen_blocks()}
-        squares = {name: torch.zeros_like(part.eigenvalues) for name, part in eigen_blocks.items()}
-        bases = {name: _Basis(part, self.model.dtype) for name, part in eigen_blocks.items()}
-        n_tokens = 0
-        for chunk in chunks(self.model, sample):
-            n_tokens += int(chunk.n_predicted.sum())
-            for batch in chunk.batches():
-                for block, rows, grads, _ in self._tokens(chunk, batch, label_seed, padded=True):
-                    squares[block.name] += bases[block.name].squares(batch, rows, grads)
-        self._take(replace(sums, squares=squares, n_tokens_squares=n_tokens))
-        return self
+        return self._fit_eigenvalues(sample, label_seed, KeptTokens(0))
 
     def solve(
         self,
@@ -238,13 +208,66 @@ class KroneckerFactors:
         self._fitted()
         return self._eigen_blocks()
 
-    def _tokens(
-        self, chunk: Chunk, batch: Batch, label_seed: int, *, padded: bool = False
-    ) -> Iterator[tuple[Block, Tensor, Tensor, bool]]:
-        """Yield each block with inputs, output gradients, and whether its group is new."""
+    def _fit_covariances(
+        self, sample: Iterable[Document], label_seed: int, kept: KeptTokens
+    ) -> Self:
+        self._check_weights()
+        device = self.model.device
+        inputs = {
+            str(block.group): torch.zeros(
+                block.n_in, block.n_in, dtype=torch.float64, device=device
+            )
+            for block in self.blocks
+        }
+        outputs = {
+            block.name: torch.zeros(block.n_out, block.n_out, dtype=torch.float64, device=device)
+            for block in self.blocks
+        }
+        n_tokens = 0
+        for chunk in chunks(self.model, sample):
+            n_tokens += int(chunk.n_predicted.sum())
+            for batch in chunk.batches():
+                tokens = kept.add(self._tokens(chunk, batch, label_seed))
+                text = None if bool(batch.is_text.all()) else batch.is_text
+                for name, rows in _by_group(self.blocks, tokens).items():
+                    read = rows if text is None else rows[text]
+                    inputs[name] += product(read, read)
+                for block, (_, grads) in zip(self.blocks, tokens, strict=True):
+                    outputs[block.name] += product(grads, grads)
+        if n_tokens == 0:
+            raise DataError("the sample has no predicted token. Give documents of 2 or more.")
+        self._take(
+            FactorSums(
+                identity=self._identity(label_seed),
+                inputs=inputs,
+                outputs=outputs,
+                n_tokens=n_tokens,
+            )
+        )
+        return self
+
+    def _fit_eigenvalues(
+        self, sample: Iterable[Document], label_seed: int, kept: KeptTokens
+    ) -> Self:
+        self._check_weights()
+        sums = self._fitted()
+        eigen_blocks = {part.block.name: part for part in self._eigen_blocks()}
+        squares = {name: torch.zeros_like(part.eigenvalues) for name, part in eigen_blocks.items()}
+        bases = {name: _Basis(part, self.model.dtype) for name, part in eigen_blocks.items()}
+        n_tokens = 0
+        for chunk in chunks(self.model, sample):
+            n_tokens += int(chunk.n_predicted.sum())
+            for batch in chunk.batches():
+                tokens = kept.next() or self._tokens(chunk, batch, label_seed)
+                for block, (rows, grads) in zip(self.blocks, tokens, strict=True):
+                    squares[block.name] += bases[block.name].squares(batch, rows, grads)
+        self._take(replace(sums, squares=squares, n_tokens_squares=n_tokens))
+        return self
+
+    def _tokens(self, chunk: Chunk, batch: Batch, label_seed: int) -> BlockTokens:
+        """Return inputs and output gradients of each block, padding included."""
         rows: dict[str, Tensor] = {}
         grads: dict[str, Tensor] = {}
-        kept = slice(None) if padded or bool(batch.is_text.all()) else batch.is_text
 
         def keep(name: str, inputs: Tensor, gradients: Tensor) -> None:
             if name in rows:
@@ -252,18 +275,18 @@ class KroneckerFactors:
                     f"{name} is used more than once in a forward pass, which Kronecker factors do "
                     "not cover. Leave it out by a predicate on names."
                 )
-            rows[name], grads[name] = inputs[kept], gradients[kept]
+            rows[name], grads[name] = inputs, gradients
 
         pull = against_targets(batch)
         if self.labels == "sampled":
             pull = _against_draws(batch, chunk.uniforms(batch, label_seed))
         backward_tokens(self.model, self.layers, batch, pull, keep)
-        seen: set[int] = set()
+        found = []
         for block in self.blocks:
             parts = [grads[p.layer][:, p.start : p.stop] for p in block.pieces]
             joined = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-            yield block, rows[block.pieces[0].layer], joined, block.group not in seen
-            seen.add(block.group)
+            found.append((rows[block.pieces[0].layer], joined))
+        return found
 
     def _eigen_blocks(self) -> list[EigenBlock]:
         if self._eigen is None:
@@ -345,6 +368,10 @@ class _Basis:
                 each = self._q_out.t() @ each @ self._q_in
             total.addcmul_(each, each)
         return total
+
+
+def _by_group(blocks: Sequence[Block], tokens: BlockTokens) -> dict[str, Tensor]:
+    return {str(block.group): pair[0] for block, pair in zip(blocks, tokens, strict=True)}
 
 
 def _against_draws(batch: Batch, uniforms: Tensor) -> Pull:

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from cuvee.influence.attention import segment_attention
+from cuvee.influence.attention import segment_attention, segment_attention_change
 from cuvee.influence.batches import Batch
 from cuvee.influence.head import loss_gradient, token_losses
 from cuvee.influence.intercept import Attention, Intercept, Linear, LinearMap
@@ -56,18 +57,23 @@ def running(
     batch: Batch,
     linear: Linear,
     *,
-    own_attention: bool = False,
+    changing: bool = False,
 ) -> Iterator[None]:
-    """Catch the tracked linear maps of a forward pass.
+    """Catch the tracked linear maps of a forward pass, and its attention where that is plain.
 
-    Its attention is caught too where that is plain, unless the module's own is asked for.
+    Args:
+        model: The model.
+        layers: Tracked matrices.
+        batch: Whose windows attention stays within.
+        linear: Computes a tracked linear map.
+        changing: Tensors carry their change along a direction (forward-mode derivatives).
     """
     parameters = dict(model.module.named_parameters())
     names = {id(parameters[layer.name]): layer.name for layer in layers}
-    attention = _attention(batch) if model.plain_attention and not own_attention else None
+    attention = _changing_attention(batch) if changing else _attention(batch)
     with (
         evaluating(model.module),
-        Intercept(names, linear=linear, attention=attention),
+        Intercept(names, linear=linear, attention=attention if model.plain_attention else None),
         model.autocast(),
     ):
         yield
@@ -130,5 +136,20 @@ def losses(
 def _attention(batch: Batch) -> Attention:
     def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         return segment_attention(q.to(v.dtype), k.to(v.dtype), v, batch.spans, scale)
+
+    return attention
+
+
+def _changing_attention(batch: Batch) -> Attention:
+    def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+        pairs = [forward_ad.unpack_dual(part) for part in (q, k, v)]  # type: ignore[no-untyped-call]
+        parts = [primal.to(v.dtype) for primal, _ in pairs]
+        changes = [
+            torch.zeros_like(part) if change is None else change.to(v.dtype)
+            for part, (_, change) in zip(parts, pairs, strict=True)
+        ]
+        mixed, change = segment_attention_change(parts, changes, batch.spans, scale)
+        dual: Tensor = forward_ad.make_dual(mixed, change)  # type: ignore[no-untyped-call]
+        return dual
 
     return attention

@@ -73,7 +73,8 @@ def influences(
         mode: How.
         normalise: "sum": over the document's tokens, so that long documents weigh more. "mean":
             per predicted token. "cosine": the sum over the lengths of the document's gradient and
-            of the direction, in [-1, 1]; mode "trace" only.
+            of the direction, in [-1, 1]; mode "trace" only. The gradient of a document that
+            is cut in several windows is held until its last one.
         step: Of "difference": length of h D over that of the tracked weights. By default the one
             of `scorers.STEPS` whose result on the first documents agrees best with the next.
 

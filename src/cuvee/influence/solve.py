@@ -21,11 +21,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cuvee.errors import DataError
 from cuvee.influence.batches import Batch, Document, chunks
 from cuvee.influence.blocks import Block
-from cuvee.influence.gradient import zeros
+from cuvee.influence.gradient import product, zeros
 from cuvee.influence.head import curvature_product
 from cuvee.influence.intercept import LinearMap
-from cuvee.influence.model import CausalModel, Layer, matrix
-from cuvee.influence.passes import hidden_states, running
+from cuvee.influence.model import CausalModel, Layer
+from cuvee.influence.passes import backward_tokens, hidden_states, running
 from cuvee.influence.vectors import dot
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def gauss_newton_product(
 ) -> Values:
     """Multiply the Gauss-Newton matrix of a sample with a vector, exactly.
 
-    One pass with forward- and reverse-mode derivatives at once.
+    A forward pass with forward-mode derivatives, then a forward and a backward pass.
 
     Args:
         model: The model.
@@ -149,27 +149,37 @@ def conjugate_gradients(
 def _add_product(
     model: CausalModel, layers: tuple[Layer, ...], batch: Batch, values: Values, total: Values
 ) -> None:
-    leaves = {layer.name: matrix(model, layer).detach().requires_grad_() for layer in layers}
+    """Add J^T (diag(p) - p p^T) J v of a batch: J v by forward mode, J^T by a backward pass."""
+    change = _hidden_change(model, layers, batch, values)
+
+    def pull(hidden: Tensor, head: Tensor | None) -> Tensor:
+        weights = batch.is_text.to(hidden.dtype)
+        return curvature_product(hidden, change.to(hidden.dtype), head, weights)
+
+    def add(name: str, inputs: Tensor, grads: Tensor) -> None:
+        total[name] += product(grads, inputs)
+
+    backward_tokens(model, layers, batch, pull, add)
+
+
+def _hidden_change(
+    model: CausalModel, layers: tuple[Layer, ...], batch: Batch, values: Values
+) -> Tensor:
+    """Return (N, C), the derivative of the last hidden states along a vector of matrices."""
 
     def dual(use: LinearMap) -> Tensor:
-        leaf = leaves[use.name]
-        weight = forward_ad.make_dual(leaf, values[use.name].to(leaf))  # type: ignore[no-untyped-call]
+        change = values[use.name].to(use.weight)
+        weight = forward_ad.make_dual(use.weight, change)  # type: ignore[no-untyped-call]
         return F.linear(use.x, weight, use.bias)
 
     exact = sdpa_kernel(SDPBackend.MATH)  # the others have no forward-mode derivative
-    with exact, torch.enable_grad(), forward_ad.dual_level():
-        with running(model, layers, batch, dual, own_attention=True):
-            hidden, head = hidden_states(model, batch)
-        primal, tangent = forward_ad.unpack_dual(hidden)  # type: ignore[no-untyped-call]
-        assert tangent is not None, "a tracked matrix is part of every forward pass"
-        with torch.no_grad():
-            weights = batch.is_text.to(primal.dtype)
-            pulled = curvature_product(primal.detach(), tangent.detach(), head, weights)
-    # Out of the dual level: not every backward rule has a forward-mode derivative of its own.
-    with torch.enable_grad():
-        grads = torch.autograd.grad(primal, list(leaves.values()), pulled)
-    for name, grad in zip(leaves, grads, strict=True):
-        total[name] += grad
+    with exact, torch.no_grad(), forward_ad.dual_level():
+        with running(model, layers, batch, dual, changing=True):
+            hidden, _ = hidden_states(model, batch)
+        change = forward_ad.unpack_dual(hidden).tangent  # type: ignore[no-untyped-call]
+        assert change is not None, "a tracked matrix is part of every forward pass"
+        found: Tensor = change
+        return found.clone()
 
 
 def _load_forward_mode() -> None:
