@@ -90,3 +90,13 @@ def test_baselines_have_equal_tokens_and_names(store: TokenStore) -> None:
     single = curves.baselines(store, normalised[:, :1], ("one",), 50_000)
     assert list(single) == ["natural", "top-one"]
     assert replace(single["natural"][0]).merge.tolist() == [[1.0]] * 3
+
+
+def test_a_union_with_more_ties_than_the_budget_still_takes_something(store: TokenStore) -> None:
+    """Half of the pool ties at the top of one criterion, five times the budget."""
+    normalised = np.random.default_rng(1).uniform(size=(4000, 2))
+    normalised[::2, 0] = 0.0
+    union = curves.union_of_tops(store, normalised, CRITERIA, 40_000)
+    copies = _taken(store, normalised, *union)
+    assert (copies[(normalised[:, 0] == 0.0) & (store.side == 0)] == 1.0).all()
+    assert curves.expected_mixture(store, normalised, union).overall.sum() == pytest.approx(1.0)

@@ -70,7 +70,9 @@ def union_of_tops(
             low = middle
         if high - low < 1e-3 * n_tokens:
             break
-    return top_curves(store, normalised, criteria, round(low))
+    # Ties at the top of one criterion may hold more than the budget; a run keeps an even part.
+    least = n_tokens // len(criteria)
+    return top_curves(store, normalised, criteria, round(low) or least)
 
 
 def baselines(
