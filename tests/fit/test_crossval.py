@@ -1,5 +1,7 @@
 """Cross-validation and what stands beside it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -11,6 +13,7 @@ from cuvee.fit.crossval import (
     assign_folds,
     baseline_mixtures,
     cross_validate,
+    jackknife_coverage,
     mean_score,
     n_repeats,
     rank_correlation,
@@ -184,3 +187,17 @@ def test_too_few_runs_or_mixtures_are_refused() -> None:
         assign_folds(np.eye(3), n_folds=5, rng=rng)
     with pytest.raises(ConfigError, match="8 runs of 1 mixtures"):
         assign_folds(np.full((8, 2), 0.5), n_folds=5, rng=rng)
+
+
+def test_jackknife_intervals_cover_whatever_the_model_claims() -> None:
+    """About nine in ten, though the deviation claimed is far too small; few runs: none."""
+    rng = np.random.default_rng(3)
+    weights = rng.dirichlet(np.ones(4), size=200)
+    losses = weights @ rng.uniform(1, 3, size=(4, 3)) + 0.1 * rng.standard_normal((200, 3))
+    validation = replace(
+        cross_validate(LinearMixture, weights, losses, rng=np.random.default_rng(1)),
+        sd=np.full((200, 3), 1e-6),
+    )
+    assert jackknife_coverage(validation, losses) == pytest.approx(0.9, abs=0.03)
+    few = cross_validate(LinearMixture, weights[:8], losses[:8], rng=np.random.default_rng(1))
+    assert jackknife_coverage(few, losses[:8]) is None

@@ -61,6 +61,7 @@ def test_leaderboard_says_what_was_chosen_and_why() -> None:
     """Figures, a failure's reason, warnings and the rule each have a place."""
     none = {"rank": None, "regret": None, "coverage": None}
     none |= {"targets_rank": None, "targets_coverage": None, "failure": None}
+    none |= {"targets_jackknife": None}
     board = {
         "winner": "linear",
         "models": [

@@ -191,6 +191,35 @@ def score_objective(
     )
 
 
+def jackknife_coverage(validation: CrossValidation, losses: FloatArray) -> float | None:
+    """Check intervals that trust held-out errors, not the model's own deviation.
+
+    A fold's intervals reach as far as 90% of the errors in the other folds do, the quantile taken
+    at ``ceil(.9 (n + 1))`` of n.
+
+    Args:
+        validation: Held-out predictions.
+        losses: (n_runs, n_targets) measured.
+
+    Returns:
+        Share of single losses in their intervals; None where the other folds hold too few runs for
+        a 90% quantile, fewer than 9.
+
+    Source: Barber, Candes, Ramdas, Tibshirani (2021), Predictive inference with the jackknife+: the
+        jackknife's intervals, by folds.
+    """
+    reach = np.abs(losses - validation.mean)
+    inside = np.zeros(losses.shape, dtype=np.bool_)
+    for fold in np.unique(validation.folds):
+        out = validation.folds == fold
+        others = np.sort(reach[~out], axis=0)
+        place = int(np.ceil(INTERVAL * (len(others) + 1))) - 1
+        if place >= len(others):
+            return None
+        inside[out] = reach[out] <= others[place]
+    return float(inside.mean())
+
+
 def held_out_correlation(validations: Sequence[CrossValidation], losses: FloatArray) -> FloatArray:
     """Estimate how the targets' held-out errors move together.
 

@@ -18,6 +18,7 @@ from cuvee.fit.crossval import (
     assign_folds,
     baseline_mixtures,
     cross_validate,
+    jackknife_coverage,
     mean_score,
     n_repeats,
     score_objective,
@@ -63,6 +64,8 @@ class Standing:
     """Spearman correlation of single targets, mean over them."""
     targets_coverage: float | None = None
     """Share of single losses in their 90% intervals: about .9 where they are calibrated."""
+    targets_jackknife: float | None = None
+    """The same for intervals as wide as the errors in other folds were, whatever the model says."""
     n_warnings: int = 0
     """Warnings of the fits, such as one that did not converge."""
     failure: str | None = None
@@ -270,6 +273,9 @@ def _standing(model: str, held_out: HeldOut, swarm: Swarm, objective: FloatArray
         coverage=composed.coverage,
         targets_rank=_mean([one.rank for one in targets]),
         targets_coverage=_mean([one.coverage for one in targets]),
+        targets_jackknife=_mean(
+            [jackknife_coverage(one, swarm.losses) for one in held_out.validations]
+        ),
         n_warnings=held_out.n_warnings,
     )
 

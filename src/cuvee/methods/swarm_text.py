@@ -75,12 +75,13 @@ def leaderboard_lines(
         *cast(Sequence[dict[str, Json]], board["baselines"]),
     ]
     width = max(len(str(one["name"])) for one in standings)
-    columns = ["rank", "rmse", "regret", "in 90%", "t.rank", "t.in 90%"]
+    columns = ["rank", "rmse", "regret", "in 90%", "t.rank", "t.in 90%", "t.jack"]
     columns += [] if seconds is None else ["seconds"]
     lines = [f"{'model':<{width}}" + "".join(f"  {name:>8}" for name in columns)]
-    keys = ("rank", "rmse", "regret", "coverage", "targets_rank", "targets_coverage")
+    shares = ("coverage", "targets_coverage", "targets_jackknife")
+    keys = ("rank", "rmse", "regret", "coverage", "targets_rank", *shares[1:])
     for one in standings:
-        cells = [_figure(one[key], 2 if "coverage" in key else 4) for key in keys]
+        cells = [_figure(one[key], 2 if key in shares else 4) for key in keys]
         if seconds is not None:
             cells.append(_figure(seconds.get(str(one["name"])), 1))
         note = " <- chosen" if one["name"] == board["winner"] else ""
@@ -97,7 +98,8 @@ def leaderboard_lines(
     lines.append(
         f"{board['n_runs']} runs held out in {board['n_folds']} folds, {board['n_repeats']} times; "
         "rank, rmse, regret, in 90%: of the objective, "
-        "every target predicted by itself; t.: mean over single targets"
+        "every target predicted by itself; t.: mean over single targets; jack: in "
+        "intervals as wide as 90% of the errors in other folds"
     )
     lines.append(f"chosen by: {board['rule']}")
     return lines
