@@ -71,6 +71,7 @@ def test_the_chain_ends_in_a_verdict_and_a_report(
     assert "tidy" in json.dumps(verdict)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Quality curves" in page
+    assert "At the margin" in page
     copies = _taken(out)
     assert set(copies.values()) <= {1, 2, 3}
     mixture = json.loads((out / "selection" / "mixture.json").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """A whole QuaDMix run, and what it shows when finished: report, summary, plan."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -9,18 +9,21 @@ import numpy as np
 from cuvee import artifacts
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
+from cuvee.corpus.encoder import decode
 from cuvee.corpus.scan import read_index
 from cuvee.methods import chain, findings, judging, planning, quadmix
 from cuvee.methods.curve_study import describe_rounds, last_vectors
 from cuvee.methods.job import Job
 from cuvee.methods.planning import Part
+from cuvee.methods.pool import Prepared
 from cuvee.methods.quadmix import QuaDMixConfig
 from cuvee.methods.quality import Quality, read_quality
 from cuvee.policy.mixture import Mixture
 from cuvee.policy.quality_curve import QualityCurve
+from cuvee.policy.ranks import merge_scores, token_ranks
 from cuvee.proxy.machine import choose_device
 from cuvee.report.content import ReportContent
-from cuvee.report.pictures import CurvesSection
+from cuvee.report.pictures import CurvesSection, Margin
 from cuvee.simplex import normalise
 from cuvee.tables.design import Design
 from cuvee.tables.optimum import Optimum
@@ -28,6 +31,8 @@ from cuvee.tables.runs import read_runs
 
 _NORMAL_90 = 1.6448536269514722
 _POINTS = 401
+_MARGINS = 6
+_EXAMPLE_TOKENS = 48
 
 
 def run(settings: QuaDMixConfig, job: Job) -> None:
@@ -81,7 +86,7 @@ def content(settings: QuaDMixConfig, job: Job) -> ReportContent:
     )
     return replace(
         measured,
-        curves=_curves(quadmix.read_curve(job), quality, rivals["chosen"].overall),
+        curves=_curves(job, prepared, quality, rivals["chosen"].overall),
         notes=(*measured.notes, *_notes(job, found, budget)),
     )
 
@@ -137,7 +142,8 @@ def _optimum(
     )
 
 
-def _curves(curve: QualityCurve, quality: Quality, shares: FloatArray) -> CurvesSection:
+def _curves(job: Job, prepared: Prepared, quality: Quality, shares: FloatArray) -> CurvesSection:
+    curve = quadmix.read_curve(job)
     ranks = np.linspace(0.0, 1.0, _POINTS)
     domain = np.arange(len(curve.domains))
     return CurvesSection(
@@ -151,7 +157,39 @@ def _curves(curve: QualityCurve, quality: Quality, shares: FloatArray) -> Curves
         copies=np.stack([curve.copies(ranks, np.full(_POINTS, index)) for index in domain]),
         reference=tuple(quality.checks[name]["reference"] for name in curve.criteria),
         auc=tuple(quality.checks[name]["auc"] for name in curve.criteria),
+        margins=tuple(_margins(job, prepared, quality, curve, shares)),
     )
+
+
+def _margins(
+    job: Job, prepared: Prepared, quality: Quality, curve: QualityCurve, shares: FloatArray
+) -> Iterator[Margin]:
+    """Find the documents next to the thresholds of the largest domains."""
+    store, tokenizer = prepared.store, job.folder("tokenizer") / "tokenizer.json"
+    train = np.flatnonzero(store.side == 0)
+    domain = store.domain[train].astype(np.int64)
+    merged = merge_scores(
+        np.asarray(quality.normalised[train], dtype=np.float64), domain, curve.merge
+    )
+    ranks = token_ranks(merged, store.n_tokens[train], domain)
+
+    def beginning(document: int) -> str:
+        n_tokens = min(int(store.n_tokens[document]), _EXAMPLE_TOKENS)
+        return decode(tokenizer, store.read(document, 0, n_tokens).tolist())
+
+    for column in np.argsort(-shares, kind="stable")[:_MARGINS].tolist():
+        own = np.flatnonzero(domain == column)
+        own = own[np.argsort(ranks[own], kind="stable")]
+        n_kept = int((ranks[own] <= curve.threshold[column]).sum())
+        if 0 < n_kept < len(own):
+            kept, dropped = int(own[n_kept - 1]), int(own[n_kept])
+            yield Margin(
+                domain=curve.domains[column],
+                kept_rank=float(ranks[kept]),
+                kept=beginning(int(train[kept])),
+                dropped_rank=float(ranks[dropped]),
+                dropped=beginning(int(train[dropped])),
+            )
 
 
 def _notes(job: Job, found: Mapping[str, Json], budget: int) -> tuple[str, ...]:

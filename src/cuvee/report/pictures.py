@@ -224,6 +224,18 @@ class SharesSection:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Margin:
+    """Two documents of a domain on either side of its threshold, by their beginnings."""
+
+    domain: str
+    kept_rank: float
+    kept: str
+    """The user's text as it is."""
+    dropped_rank: float
+    dropped: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CurvesSection:
     """The chosen quality curves: what decides where, and how much is taken."""
 
@@ -245,6 +257,8 @@ class CurvesSection:
     """(n_criteria,) mean rank of the reference's documents among the pool's; below .5 is better."""
     auc: tuple[float | None, ...]
     """(n_criteria,) of learnt criteria on texts not fitted."""
+    margins: tuple[Margin, ...] = ()
+    """Of the domains with the largest shares."""
 
     def __post_init__(self) -> None:
         n_domains, n_criteria = len(self.domains), len(self.criteria)
