@@ -214,3 +214,29 @@ def test_listed_documents_are_never_tokenised(
     assert len(store.keys) == 270 - 60
     assert not np.isin(store.keys, document_keys(ids)).any()
     assert read_index(tmp_path / "out").n_excluded == 60
+
+
+def test_labels_of_another_run_are_a_criterion(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """A column made there ranks as it does there; a folder that is none is refused."""
+    settings["criteria"] = {"clean": {"kind": "heuristics"}}
+    (tmp_path / "first").mkdir()
+    first, made = _label(dict(settings), tmp_path / "first", cuvee, write_config)
+    assert first.status == 0, first.stderr
+    for name in ("design", "search"):
+        settings.pop(name, None)
+    folder = str(made / "labels" / "clean")
+    settings["criteria"] = {"taken": {"kind": "labels", "folder": folder}}
+    ended, out = _label(dict(settings), tmp_path, cuvee, write_config)
+    assert ended.status == 0, ended.stderr
+    ranks = [np.load(one / "quality" / "normalised.npy") for one in (made, out)]
+    np.testing.assert_array_equal(ranks[0], ranks[1])
+    settings["criteria"] = {"taken": {"kind": "labels", "folder": str(tmp_path / "none")}}
+    (tmp_path / "second").mkdir()
+    refused, _ = _label(dict(settings), tmp_path / "second", cuvee, write_config)
+    assert refused.status == 1
+    assert "cuvee influence score" in refused.stderr

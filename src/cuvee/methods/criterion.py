@@ -13,6 +13,7 @@ Kind: TypeAlias = Literal[
     "perplexity",
     "dsir",
     "column",
+    "labels",
     "hf-classifier",
     "fasttext",
     "ask-llm",
@@ -24,12 +25,14 @@ LOCAL = ("hf-classifier", "fasttext", "ask-llm")
 """Kinds whose models lie on this machine."""
 _NEEDED: Mapping[Kind, tuple[str, ...]] = {
     "column": ("column", "larger_is_better"),
+    "labels": ("folder",),
     "hf-classifier": ("model",),
     "fasttext": ("model", "label"),
     "ask-llm": ("model", "prompt"),
 }
 _OWN: Mapping[str, tuple[Kind, ...]] = {
     "column": ("column",),
+    "folder": ("labels",),
     "model": ("hf-classifier", "fasttext", "ask-llm"),
     "label": ("hf-classifier", "fasttext"),
     "prompt": ("ask-llm",),
@@ -48,9 +51,10 @@ class CriterionConfig:
     """heuristics: rules of thumb for clean text. classifier: probability of being of the reference.
     importance: log ratio of n-grams under reference and pool. perplexity: of the reference's
     bigrams. dsir: that of importance summed over the document, plus Gumbel noise, so that the best
-    are a sample drawn by importance. column: numbers that the pool's shards hold already. By models
-    on this machine: hf-classifier: a sequence classifier's output. fasttext: probability of a
-    label. ask-llm: probability of "yes" to a prompt."""
+    are a sample drawn by importance. column: numbers that the pool's shards hold already. labels:
+    a label column of another run on these documents, such as the influence of `cuvee influence
+    score`. By models on this machine: hf-classifier: a sequence classifier's output. fasttext:
+    probability of a label. ask-llm: probability of "yes" to a prompt."""
     targets: tuple[str, ...] = ()
     """Target sets that are the reference; none: all of them. Only their search half is read."""
     larger_is_better: bool | None = None
@@ -59,6 +63,8 @@ class CriterionConfig:
     column: str | None = None
     """Of kind column: its name; a.b is field b of a group column a. Documents without a number
     stand with the worst that have one."""
+    folder: str | None = None
+    """Of kind labels: the column's folder, ``OUT/labels/<name>``."""
     model: str | None = None
     """Of kinds with a model: its folder, or fastText file. Nothing is fetched, and no code of a
     model's own is run."""

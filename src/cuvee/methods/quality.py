@@ -142,6 +142,8 @@ def _score(
     """Return scores of all documents, scores of the reference, and what else is to be told."""
     if criterion.kind == "perplexity":
         return (*_perplexity(job, name, criterion, prepared, seed), {"auc": None})
+    if criterion.kind == "labels":
+        return _labelled(job, name, criterion, prepared), np.empty(0), {}
     index = read_index(job.out)
     texts = _reference_texts(job, criterion, seed) if prepared.targets is not None else []
     path, auc = Path(criterion.model) if criterion.model else None, None
@@ -279,20 +281,46 @@ def _perplexity(
     reference = _token_scores(model, targets, own[held])
     final = BigramModel.fit(_ids(targets, own), vocabulary_size=store.vocabulary_size)
     scores = _token_scores(final, store, np.arange(len(store.keys)))
-    folder = job.folder("labels", name)
-    if not artifacts.is_done(folder):
-        with artifacts.writing(
-            folder,
-            stage="label",
-            settings={"column": name, "scorer": "perplexity"},
-            seed=0,
-            inputs={"targets": artifacts.digest_of(job.folder("targets", "tokens"))},
-        ) as aside:
-            for place, shard in enumerate(store.shards):
-                part = store.shard == place
-                table = pa.table({"key": store.keys[part], SCORE: scores[part].astype(np.float32)})
-                pq.write_table(table, aside / f"{shard}.parquet", compression="zstd")
+    _write_column(job, name, "perplexity", store, scores, job.folder("targets", "tokens"))
     return scores, reference
+
+
+def _labelled(job: Job, name: str, criterion: CriterionConfig, prepared: Prepared) -> FloatArray:
+    """Take a label column of another run over, document by document."""
+    origin, store = Path(criterion.folder or ""), prepared.store
+    artifacts.require(origin, made_by="cuvee influence score, or another label stage")
+    files = sorted(origin.glob("*.parquet"))
+    try:
+        tables = [pq.read_table(path, columns=["key", SCORE]) for path in files]
+        known = pa.concat_tables(tables)
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise DataError(
+            f"criterion {name!r}: {origin} is no column of scores ({error}). Give the folder of a "
+            "label column with key and score."
+        ) from error
+    scores = align(known, store.keys)
+    _write_column(job, name, "labels", store, scores, origin)
+    return scores
+
+
+def _write_column(
+    job: Job, name: str, scorer: str, store: TokenStore, scores: FloatArray, origin: Path
+) -> None:
+    """Write scores that no pass over the text made as a label column, unless it is there."""
+    folder = job.folder("labels", name)
+    if artifacts.is_done(folder):
+        return
+    with artifacts.writing(
+        folder,
+        stage="label",
+        settings={"column": name, "scorer": scorer},
+        seed=0,
+        inputs={"origin": artifacts.digest_of(origin)},
+    ) as aside:
+        for place, shard in enumerate(store.shards):
+            part = store.shard == place
+            table = pa.table({"key": store.keys[part], SCORE: scores[part].astype(np.float32)})
+            pq.write_table(table, aside / f"{shard}.parquet", compression="zstd")
 
 
 def _ids(store: TokenStore, documents: IntArray) -> IntArray:
