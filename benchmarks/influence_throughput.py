@@ -15,7 +15,8 @@ processor has instructions for it. Seconds are processor time, medians of turns.
 
 Fidelity: rank correlation of scores with those of the damped Gauss-Newton matrix, solved by many
 steps of conjugate gradients (``residual_of_exact`` says how far they came); damping is a tenth of
-each block's mean eigenvalue, which is kronfluence's own rule too. kronfluence is left out, and said to be, where it is not installed.
+each block's mean eigenvalue, which is kronfluence's own rule too. kronfluence is left out, and said
+to be, where it is not installed.
 """
 
 import argparse
