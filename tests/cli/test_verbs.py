@@ -29,6 +29,8 @@ VERBS = (
     "report",
     "show",
     "overlap",
+    "copies",
+    "influence",
 )
 ESCAPE = "\x1b[2J"
 """Clears a terminal that is given it raw."""

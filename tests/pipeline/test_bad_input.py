@@ -402,7 +402,8 @@ CONFIG = (
     Case(
         name="unknown method",
         method="doremi",
-        message="method 'doremi' is unknown; allowed: regmix, mixing-laws, continual, quadmix.",
+        message="method 'doremi' is unknown; allowed: regmix, mixing-laws, continual, quadmix, "
+        "quad.",
     ),
     Case(
         name="unknown preset",

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def _tiny(settings: dict[str, object]) -> dict[str, object]:
@@ -28,10 +28,10 @@ def _tiny(settings: dict[str, object]) -> dict[str, object]:
         "embedding": {"n_dimensions": 8, "n_features": 1024},
     }
     settings["influence"] = {
-        "factor_tokens": 2000,
-        "refine_tokens": 500,
-        "reference_tokens": 1000,
-        "document_tokens": 64,
+        "factor_tokens": 600,
+        "refine_tokens": 200,
+        "reference_tokens": 400,
+        "document_tokens": 32,
         "steps": 1,
     }
     settings["bandit"] = {"n_probes": 3, "n_arms": 2}

@@ -35,7 +35,7 @@ def _tiny(settings: dict[str, object]) -> dict[str, object]:
         "sample_documents": 50,
         "regressions": ["linear"],
     }
-    settings["prior"] = {"largest_threshold": 0.9}
+    settings["prior"] = {"smallest_threshold": 0.2, "largest_threshold": 0.9}
     cast(dict[str, object], settings["proxy"])["size"] = "0.03m"
     return settings
 

@@ -35,7 +35,7 @@ def config(
         "sample_documents": 50,
         "regressions": ["linear"],
     }
-    settings["prior"] = {"largest_threshold": 0.9}
+    settings["prior"] = {"smallest_threshold": 0.2, "largest_threshold": 0.9}
     return write_config(tmp_path / "quadmix.yaml", settings)
 
 

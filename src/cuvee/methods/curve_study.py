@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 
 from cuvee import artifacts, config
+from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.design.quality_prior import QualityPriorConfig
 from cuvee.executors import one_thread
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 VECTORS = "vectors.parquet"
 _FOLDER = "rounds"
 _ROUND = "round.json"
+_LEAST_SHARE = 0.1
 _CANDIDATES_SHARE = 0.25
 """Draws from the prior of a round over those of the search."""
 
@@ -59,22 +61,38 @@ class CurveStudy:
     def measured(self, made: Vectors, runs: Runs) -> MeasuredCurves:
         """Put the losses of runs that did not diverge beside their vectors."""
         kept = ~runs.diverged
-        store = self.prepared.store
-        train = np.flatnonzero(store.side == 0)
         return MeasuredCurves(
             vectors=made.values[kept],
             losses=measure.objective_losses(runs, self.prepared)[kept],
             objective=self.prepared.objective,
-            sample=PoolSample.choose(
-                store.domains,
-                keys=store.keys[train],
-                domain=store.domain[train].astype(np.int64),
-                n_tokens=store.n_tokens[train],
-                normalised=self.quality.normalised[train],
-                most=self.settings.sample_documents,
-                seed=self.seed,
-            ),
+            sample=self._pool_sample(),
             criteria=self.quality.criteria,
+        )
+
+    def worth_measuring(self, vectors: FloatArray) -> FloatArray:
+        """Put (n, n_parameters) vectors that take a tenth of the budget before all others.
+
+        A proxy on less would see the same few documents over and over.
+        """
+        pool = self._pool_sample()
+        named = self.prepared.store.domains, self.quality.criteria
+        tokens = np.array(
+            [pool.induce(QualityCurve.of_vector(*named, row)).tokens.sum() for row in vectors]
+        )
+        few = tokens < _LEAST_SHARE * self.limits.budget
+        return vectors[np.argsort(few, kind="stable")]
+
+    def _pool_sample(self) -> PoolSample:
+        store = self.prepared.store
+        train = np.flatnonzero(store.side == 0)
+        return PoolSample.choose(
+            store.domains,
+            keys=store.keys[train],
+            domain=store.domain[train].astype(np.int64),
+            n_tokens=store.n_tokens[train],
+            normalised=self.quality.normalised[train],
+            most=self.settings.sample_documents,
+            seed=self.seed,
         )
 
     def specs(self, made: Vectors) -> dict[str, TrainingSpec]:

@@ -46,6 +46,8 @@ from cuvee.tables.vectors import Vectors, write_vectors
 
 CHOSEN = "chosen"
 SCORES = "scores.json"
+_DRAWS = 4
+"""Vectors drawn for each that is measured, so that enough of them take something."""
 _CURVE, _FOUND, _RIVALS = "curve.json", "found.json", "rivals"
 
 
@@ -149,11 +151,12 @@ def design(settings: QuaDMixConfig, job: Job) -> None:
     n_drawn = min(settings.curves.start_runs, settings.curves.n_runs) - len(rows)
     drawn = draw_vectors(
         shared.prior,
-        n=n_drawn,
+        n=_DRAWS * n_drawn,
         n_domains=len(domains),
         n_criteria=len(criteria),
         rng=stream(settings.seed, "design"),
     )
+    drawn = shared.worth_measuring(drawn)[:n_drawn]
     made = Vectors(
         run_ids=(*rows, *(f"draw-{number:03d}" for number in range(n_drawn))),
         kinds=("natural", *("top" for _ in criteria), *("draw" for _ in range(n_drawn))),

@@ -134,8 +134,8 @@ def sample_documents(
         tokens.append(float((drawn[kept] * store.n_tokens[own[kept]]).sum()))
     if not any(tokens):
         raise DataError(
-            "the quality curve takes no document of any domain; raise the thresholds of the prior "
-            "(design.prior.largest_threshold)."
+            "the quality curve takes no document of any domain that the run may draw from; raise "
+            "prior.smallest_threshold, or give the proxies more text (proxy.n_tokens)."
         )
     return taken, copies, Mixture.flat(store.domains, normalise(np.array(tokens)))
 

@@ -92,9 +92,9 @@ def choose_members(trials: Sequence[Trial], *, free_bytes: int, most: int = MOST
     Example:
         >>> flat = [Trial(members=n, seconds=1.0 + n / 8, n_bytes=n) for n in (1, 2, 4, 8, 16, 32)]
         >>> choose_members(flat, free_bytes=1000, most=32)
-        32
+        28
         >>> choose_members(flat, free_bytes=20)
-        17
+        16
     """
     if not trials:
         return 1
