@@ -204,3 +204,13 @@ def by_phase(sets: Sequence[FileSet], place: Place) -> list[list[FileSet]]:
 def phase_suffix(phase: int, place: Place) -> str:
     """Return what ends the name of a phase's file: nothing where there is one phase."""
     return f"-phase-{phase + 1}" if place.n_phases > 1 else ""
+
+
+def document_shares(sets: Sequence[FileSet]) -> list[float]:
+    """Return each set's share of the rows of all; sum to 1.
+
+    That is its share of tokens divided by its mean tokens of a row, rescaled: what a trainer draws
+    by that draws rows.
+    """
+    total = sum(one.n_documents for one in sets)
+    return [one.n_documents / total for one in sets]

@@ -59,11 +59,11 @@ class PackedSamples:
                 self._put(shard)
             rest = tokens[n_whole * shard_tokens :]
             self._waiting, self._n_waiting = [rest.copy()], len(rest)
-        shard = (starts // shard_tokens).astype(np.int64)
+        shard = starts // shard_tokens
         first = int(shard[0])
         return Written(
             files=[self._name_of(number) for number in range(first, int(shard[-1]) + 1)],
-            file=shard - first,
+            file=np.asarray(shard - first, dtype=np.int64),
             row=starts % shard_tokens // self._length,
         )
 
