@@ -29,10 +29,10 @@ _CARD = """---
 {head}---
 # A selection of cuvee
 
-One row a copy of a document. `{whole}` holds everything once; read to its end, it gives the token
-shares of `export.json`, counted with `tokenizer/tokenizer.json` and one end-of-text a row. The other
-configurations are the sets that `load.py` interleaves. `lineage.parquet` says where each row stands,
-`domains.json` which domains each set holds.
+One row a copy of a document. `{whole}` holds everything once; read to its end, it gives the
+token shares of `export.json`, counted with `tokenizer/tokenizer.json` and one end-of-text a row.
+The other configurations are the sets that `load.py` interleaves. `lineage.parquet` says where each
+row stands, `domains.json` which domains each set holds.
 
 | configuration | rows | tokens | share of tokens | share of rows |
 |---|---|---|---|---|

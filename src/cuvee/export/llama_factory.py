@@ -1,7 +1,8 @@
 """LLaMA-Factory: JSON lines, ``dataset_info.json``, and the data part of a training config.
 
-Source: LLaMA-Factory, data/README.md and src/llamafactory/hparams/data_args.py: ``interleave_probs``
-count examples, not tokens.
+Its ``interleave_probs`` count examples, not tokens.
+
+Source: LLaMA-Factory, data/README.md and src/llamafactory/hparams/data_args.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -158,13 +158,20 @@ def text_lengths(folder: Path, files: FileSet, suffix: str) -> Iterator[IntArray
     """
     for path in files_of(folder, f"data/{files.name}", suffix):
         if suffix == PARQUET:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(columns=["text"]):
-                    yield pc.binary_length(batch["text"]).to_numpy().astype(np.int64)
+            yield from _parquet_lengths(path)
         else:
             with path.open("rb") as lines:
                 for line in lines:
                     yield np.array([_text_bytes(line, path)], dtype=np.int64)
+
+
+def _parquet_lengths(path: Path) -> Iterator[IntArray]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["text"]):
+                yield pc.binary_length(batch["text"]).to_numpy().astype(np.int64)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is not the Parquet that was written. Export again.") from error
 
 
 def _text_bytes(line: bytes, path: Path) -> int:

@@ -49,6 +49,8 @@ class Exported:
     sets: tuple[FileSet, ...]
     notes: tuple[str, ...]
     """What was left out or merged, in sentences."""
+    usage: str
+    """How the trainer is pointed to it, in a line."""
 
     @property
     def realised_shares(self) -> FloatArray:
@@ -86,6 +88,7 @@ class Exported:
                 for name, one in sets.items()
             ),
             notes=tuple(data["notes"]),
+            usage=data["facts"]["usage"],
         )
 
     def to_json(self) -> dict[str, Json]:
@@ -111,6 +114,7 @@ class Exported:
                 for name, planned, realised, tokens in per_domain
             },
             "notes": list(self.notes),
+            "usage": self.usage,
         }
 
 
