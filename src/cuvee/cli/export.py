@@ -93,7 +93,7 @@ def _describe(made: Exported) -> str:
         *(
             (name, f"{tokens:,}", f"{planned:.6f}", f"{share:.6f}", f"{share - planned:+.6f}")
             for name, tokens, planned, share in zip(
-                (shown(name) for name in made.domains),
+                (_shown(name) for name in made.domains),
                 made.realised_tokens.tolist(),
                 made.planned_shares.tolist(),
                 made.realised_shares.tolist(),
@@ -112,6 +112,6 @@ def _describe(made: Exported) -> str:
     return "\n".join([*lines, *made.notes, f"{made.to}: {made.usage}"])
 
 
-def shown(name: str) -> str:
+def _shown(name: str) -> str:
     """Return a name that cannot steer the terminal."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)

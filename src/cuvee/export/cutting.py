@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cuvee.arrays import IntArray
 from cuvee.export.exporter import Chunk, Written
-from cuvee.export.tokens_file import in_chunks
+from cuvee.export.tokens_file import read_ids
 
 
 def stretches(sizes: IntArray, *, filled: int, limit: int) -> Iterator[tuple[int, int, bool]]:
@@ -108,4 +108,4 @@ def files_of(folder: Path, name: str, suffix: str) -> list[Path]:
 def read_files(paths: list[Path], dtype: npt.DTypeLike) -> Iterator[npt.NDArray[np.integer[Any]]]:
     """Yield the ids of files of bare tokens, one after another."""
     for path in paths:
-        yield from in_chunks(np.memmap(path, dtype=dtype, mode="r"))
+        yield from read_ids(path, dtype)

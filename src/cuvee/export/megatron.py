@@ -28,7 +28,7 @@ from cuvee.export.exporter import (
     phase_suffix,
     token_shares,
 )
-from cuvee.export.tokens_file import document_lengths, in_chunks
+from cuvee.export.tokens_file import document_lengths, read_ids
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _CODES = {"<i4": 4, "<u2": 8}
@@ -90,8 +90,7 @@ class Megatron:
         path = folder / "data" / f"{files.name}.bin"
         listed = _read_lengths(folder / "data" / f"{files.name}.idx", dtype)
         done = 0
-        ids = np.memmap(path, dtype=dtype, mode="r")
-        for found in document_lengths(in_chunks(ids), files, place):
+        for found in document_lengths(read_ids(path, dtype), files, place):
             if not np.array_equal(listed[done : done + len(found)], found):
                 raise DataError(f"{path} and its index differ. Export again.")
             done += len(found)

@@ -171,10 +171,11 @@ def _tokens(folder: Path, length: int) -> Iterator[np.ndarray[Any, np.dtype[np.i
     index = cast(dict[str, Any], artifacts.read_json(folder / "index.json"))
     for entry in index["shards"]:
         path = folder / entry["raw_data"]["basename"]
+        number, size = entry["samples"], 4 * length
         shard = np.memmap(path, dtype=np.uint8, mode="r")
-        number = int(shard[:4].view("<u4")[0])
+        if len(shard) != entry["raw_data"]["bytes"] or shard[:4].view("<u4")[0] != number:
+            raise DataError(f"{path} is not what its index.json says. Export again.")
         offsets = shard[4 : 4 + 4 * (number + 1)].view("<u4").astype(np.int64)
-        whole = number == entry["samples"] and len(shard) == entry["raw_data"]["bytes"]
-        if not whole or np.any(np.diff(offsets) != 4 * length):
+        if np.any(np.diff(offsets) != size) or offsets[-1] != len(shard):
             raise DataError(f"{path} is not what its index.json says. Export again.")
         yield np.frombuffer(shard[int(offsets[0]) :].tobytes(), dtype="<i4")

@@ -1,6 +1,7 @@
 """Reading written tokens again: documents end where end-of-text stands, which no text contains."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,14 @@ def document_lengths(
         )
 
 
-def in_chunks(ids: npt.NDArray[np.integer[Any]]) -> Iterator[npt.NDArray[np.integer[Any]]]:
-    """Cut a memory-mapped array into arrays of bounded length."""
+def read_ids(path: Path, dtype: npt.DTypeLike) -> Iterator[npt.NDArray[np.integer[Any]]]:
+    """Yield the ids of a file of bare tokens, in arrays of bounded length.
+
+    Raises:
+        DataError: The file holds no whole number of tokens.
+    """
+    if path.stat().st_size % np.dtype(dtype).itemsize:
+        raise DataError(f"{path} ends within a token. Export again.")
+    ids = np.memmap(path, dtype=dtype, mode="r")
     for start in range(0, len(ids), CHUNK_TOKENS):
         yield ids[start : start + CHUNK_TOKENS]
