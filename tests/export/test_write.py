@@ -17,7 +17,6 @@ from cuvee.export.write import Exported, export_selection
 
 FORMATS = list(EXPORTERS)
 TOKENS = [name for name, one in EXPORTERS.items() if one.content == "tokens"]
-EACH = [(name, layout) for name, one in EXPORTERS.items() for layout in one.layouts]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -93,9 +92,31 @@ def test_a_stopped_export_leaves_nothing_and_goes_on(
     with pytest.raises(Stopped):
         export_selection(made.out, dest, config, workers=0, on_progress=stop_at("write", 1))
     assert kept == {path: path.stat().st_mtime_ns for path in waiting.rglob("piece.json")}
+    remains = dest.with_name("stopped.partial")  # what a kill leaves
+    remains.mkdir()
+    (remains / "half").write_text("written")
     export_selection(made.out, dest, config, workers=0)
     assert digests(dest) == whole
     assert not waiting.exists()
+
+
+def test_workers_make_the_same_bytes(made: Any, export: Any, tmp_path: Path) -> None:
+    """Parts divided by two processes give what one gives."""
+    whole = digests(export("olmo", name="whole", root="/x"))
+    config = ExportConfig(to="olmo", context=32, file_bytes=4 << 10, root="/x")
+    export_selection(made.out, tmp_path / "two", config, workers=2)
+    assert digests(tmp_path / "two") == whole
+
+
+def test_nothing_is_written_over(made: Any, tmp_path: Path) -> None:
+    """A folder that holds something else is refused before any work."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="cuvee writes over nothing"):
+        export_selection(
+            made.out, tmp_path / "mine", ExportConfig(to="olmo", context=32), workers=0
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_finished_export_is_not_made_again(made: Any, export: Any, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def _describe(made: Exported) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, *made.notes, f"{made.to}: {made.usage}"])
+    return "\n".join([*lines, *made.notes, _shown(f"{made.to}: {made.usage}")])
 
 
 def _shown(name: str) -> str:

@@ -158,13 +158,15 @@ def export_selection(
         _check_same(dest, described, inputs)
         return Exported.read(dest)
     waiting = dest.with_name(dest.name + ".pieces")
-    with artifacts.locked(waiting):
+    with (
+        artifacts.locked(waiting),
+        artifacts.writing(
+            dest, stage="export", settings=described, seed=selection.seed, inputs=inputs
+        ) as aside,
+    ):
         pieces = _pieces(selection, exporter, place, division, waiting, workers, on_progress)
         sets = filled(division, *pieces.totals(len(division.sets)))
-        with artifacts.writing(
-            dest, stage="export", settings=described, seed=selection.seed, inputs=inputs
-        ) as aside:
-            _write(aside, selection, exporter, place, division, sets, pieces, on_progress)
+        _write(aside, selection, exporter, place, division, sets, pieces, on_progress)
     shutil.rmtree(waiting)
     return Exported.read(dest)
 
