@@ -130,6 +130,12 @@ def test_olmo_sources_pass_their_own_checks(made: Any, export: Any) -> None:
         )
     assert requested > sum(made.realised.values()) - 10
     assert any(len(one["paths"]) > 1 for one in content["sources"])
+    sizes = [
+        np.memmap(path, dtype=np.uint16).size for one in content["sources"] for path in one["paths"]
+    ]
+    unread = sum(size % 32 for size in sizes) / sum(sizes)
+    (note,) = Exported.read(folder).notes
+    assert note.endswith(f"and not read: {unread:.4%} of tokens")
 
 
 def test_patterns_in_paths_are_refused(made: Any, tmp_path: Path) -> None:
@@ -150,6 +156,8 @@ def test_mds_streams_choose_each_sample_once(made: Any, export: Any) -> None:
     for one in Exported.read(folder).sets:
         assert chosen[one.name] * 32 == one.n_tokens + filled[one.name]
         assert filled[one.name] < 32
+    (note,) = Exported.read(folder).notes
+    assert note == f"filling the last sample of each set: {sum(filled.values()):,} end-of-text"
     total = sum(chosen.values())
     for name, one in shared["dataset"]["streams"].items():
         assert one["proportion"] == chosen[name] / total

@@ -1,6 +1,6 @@
 """Cut a run of documents into files of about equal size, at documents' ends."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cuvee.arrays import IntArray
-from cuvee.export.exporter import Chunk, Written
+from cuvee.export.exporter import Chunk, FileSet, Written
 from cuvee.export.tokens_file import read_ids
 
 
@@ -109,3 +109,22 @@ def read_files(paths: list[Path], dtype: npt.DTypeLike) -> Iterator[npt.NDArray[
     """Yield the ids of files of bare tokens, one after another."""
     for path in paths:
         yield from read_ids(path, dtype)
+
+
+def unread_note(folder: Path, sets: Sequence[FileSet], suffix: str, sample_bytes: int) -> list[str]:
+    """Say how much stands behind the last whole sample of each file, which no trainer reads.
+
+    Args:
+        folder: The export.
+        sets: Those whose files are bare tokens.
+        suffix: What their names end in.
+        sample_bytes: Size of a sample.
+    """
+    paths = [path for one in sets for path in files_of(folder, f"data/{one.name}", suffix)]
+    n_bytes = sum(path.stat().st_size % sample_bytes for path in paths)
+    if n_bytes == 0:
+        return []
+    total = sum(path.stat().st_size for path in paths)
+    return [
+        f"behind the last whole sequence of a file, and not read: {n_bytes / total:.4%} of tokens"
+    ]

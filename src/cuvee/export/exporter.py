@@ -176,7 +176,8 @@ class Exporter(Protocol):
             place: What else is to be known.
 
         Returns:
-            Facts for export.json; ``usage`` says in a line how the trainer is pointed to it.
+            Facts for export.json; ``usage`` says in a line how the trainer is pointed to it, and
+            ``notes`` in sentences what it will not read as it stands.
         """
 
     def lengths(self, folder: Path, files: FileSet, place: Place) -> Iterator[IntArray]:

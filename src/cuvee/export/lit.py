@@ -25,7 +25,7 @@ from cuvee.export.exporter import (
     by_phase,
     phase_suffix,
 )
-from cuvee.export.samples import PackedSamples, SampleArray, n_filled, n_samples
+from cuvee.export.samples import PackedSamples, SampleArray, filled_note, n_filled, n_samples
 from cuvee.export.tokens_file import document_lengths
 
 _INT32 = 16
@@ -113,7 +113,13 @@ class Lit:
                 f"litgpt pretrain --data LitData --data.data_path {place.root}/data/{sets[0].name}"
             )
         filled = {one.name: n_filled(one.n_tokens, block) for one in sets}
-        return {"dtype": "int32", "block": block, "filled_tokens": filled, "usage": usage}
+        return {
+            "dtype": "int32",
+            "block": block,
+            "filled_tokens": filled,
+            "notes": filled_note(filled),
+            "usage": usage,
+        }
 
     def lengths(self, folder: Path, files: FileSet, place: Place) -> Iterator[IntArray]:
         """Read all chunks of the index again."""

@@ -28,7 +28,7 @@ from cuvee.export.exporter import (
     by_phase,
     phase_suffix,
 )
-from cuvee.export.samples import PackedSamples, SampleArray, n_filled, n_samples
+from cuvee.export.samples import PackedSamples, SampleArray, filled_note, n_filled, n_samples
 from cuvee.export.tokens_file import document_lengths
 
 _SPLIT = "train"
@@ -97,6 +97,7 @@ class Mosaic:
         return {
             "dtype": "int32",
             "filled_tokens": filled,
+            "notes": filled_note(filled),
             "usage": f"train_loader of {place.root}/streams{phase_suffix(0, place)}.yaml",
         }
 

@@ -16,7 +16,7 @@ from cuvee.arrays import IntArray
 from cuvee.artifacts import Json
 from cuvee.config import to_yaml
 from cuvee.errors import ConfigError, DataError
-from cuvee.export.cutting import TokenFiles, files_of, read_files
+from cuvee.export.cutting import TokenFiles, files_of, read_files, unread_note
 from cuvee.export.exporter import (
     Content,
     ExportConfig,
@@ -88,8 +88,10 @@ class Nanotron:
             )
             before += sum(one.n_tokens for one in own)
         artifacts.write_text(folder / "data_stages.yaml", to_yaml({"data_stages": stages}))
+        sample_bytes = (place.config.context + 1) * place.dtype.itemsize
         return {
             "dtype": place.dtype.name,
+            "notes": unread_note(folder, sets, ".ds", sample_bytes),
             "usage": f"data_stages of {place.root}/data_stages.yaml in the training config",
         }
 

@@ -16,7 +16,7 @@ from cuvee.arrays import IntArray
 from cuvee.artifacts import Json
 from cuvee.config import to_yaml
 from cuvee.errors import ConfigError, DataError
-from cuvee.export.cutting import TokenFiles, files_of, read_files
+from cuvee.export.cutting import TokenFiles, files_of, read_files, unread_note
 from cuvee.export.exporter import (
     Content,
     ExportConfig,
@@ -92,6 +92,7 @@ class Olmo:
             "requested_tokens": requested,
             "usage": f"SourceMixtureList.from_yaml({f'{place.root}/{name}'!r}), "
             f"requested_tokens={requested[0]}",
+            "notes": unread_note(folder, sets, ".npy", place.config.context * place.dtype.itemsize),
         }
 
     def lengths(self, folder: Path, files: FileSet, place: Place) -> Iterator[IntArray]:

@@ -1,6 +1,6 @@
 """Token streams cut into samples of one length, for trainers that know no documents."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -93,3 +93,9 @@ def n_samples(n_tokens: int, length: int) -> int:
 def n_filled(n_tokens: int, length: int) -> int:
     """Return how many end-of-text fill the last sample."""
     return -n_tokens % length
+
+
+def filled_note(filled: Mapping[str, int]) -> list[str]:
+    """Say how many end-of-text fill the last samples, by set."""
+    total = sum(filled.values())
+    return [f"filling the last sample of each set: {total:,} end-of-text"] if total else []

@@ -5,7 +5,7 @@ under its own name only when all of it is written and has been read again.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeAlias, cast
@@ -48,7 +48,7 @@ class Exported:
     """(n_domains,) counted in the files that were written."""
     sets: tuple[FileSet, ...]
     notes: tuple[str, ...]
-    """What was left out or merged, in sentences."""
+    """What was left out, merged or filled up, in sentences."""
     usage: str
     """How the trainer is pointed to it, in a line."""
 
@@ -293,6 +293,7 @@ def _describe(
     rows = zip(
         selection.domains, selection.planned_shares.tolist(), shares, counted.tolist(), strict=True
     )
+    said = cast(Sequence[str], facts.get("notes", []))
     about: dict[str, Json] = {
         "to": place.config.to,
         "layout": division.layout,
@@ -309,8 +310,8 @@ def _describe(
             }
             for name, planned, share, tokens in rows
         },
-        "notes": list(division.notes),
-        "facts": dict(facts),
+        "notes": [*division.notes, *said],
+        "facts": {name: fact for name, fact in facts.items() if name != "notes"},
     }
     artifacts.write_json(folder / EXPORT, about)
     names = selection.domains
