@@ -27,6 +27,8 @@ PARQUET_SCHEMA = pa.schema(
 )
 _ROW_GROUP_BYTES = 32 << 20
 _LINES_AT_A_TIME = 1024
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
+"""Of a string alone; an object would be encoded in pure Python's steps, four times as slowly."""
 
 
 class TextFiles(ABC):
@@ -109,8 +111,7 @@ class JsonLines(TextFiles):
                 strict=True,
             )
             self._file.writelines(
-                json.dumps({"text": text, "id": name}, ensure_ascii=False) + "\n"
-                for text, name in own
+                f'{{"text": {_quoted(text)}, "id": {_quoted(name)}}}\n' for text, name in own
             )
 
     def _end(self) -> None:
