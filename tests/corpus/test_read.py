@@ -478,7 +478,7 @@ def _write_rows(path: Path, layout: str) -> PoolConfig:
         (path / "web").mkdir(parents=True)
         for number, text in enumerate(texts[:60]):
             (path / "web" / f"{number:03d}.txt").write_text(text)
-        return PoolConfig(shards=(str(path),), format="text")
+        return PoolConfig(shards=(str(path),), format="text", domain_from="folder")
     rows = {"id": [f"i{k}" for k in range(700)], "text": texts, "domain": ["web"] * 700}
     table = pa.table({**rows, "edu": [float(k) for k in range(700)]})
     if layout == "parquet":
