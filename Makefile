@@ -14,7 +14,7 @@ STAMP := $(VENV)/.stamp
 OUT ?= demo-out
 BENCH_OUT ?= out/bench
 BENCHMARKS ?= corpus_throughput predictor_ranks sequential_choice found_optimum scaling_fit mixture_reuse \
-	proxy_throughput overlap quadmix_scale planted_quality stacked_proxies clusters_scale influence_throughput
+	proxy_throughput overlap quadmix_scale planted_quality stacked_proxies export_throughput clusters_scale influence_throughput
 TEST_WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 

@@ -469,3 +469,58 @@ def test_documents_without_a_domain_are_kept_where_one_is_named_for_them(tmp_pat
     for name in ("", " ", "a\nb"):
         with pytest.raises(ConfigError, match="domain_missing is"):
             PoolConfig(shards=("a",), domain_missing=name)
+
+
+def _write_rows(path: Path, layout: str) -> PoolConfig:
+    """Write 700 documents, more than a batch of rows, some of them broken."""
+    texts = [f"text {k}" if k % 7 else " " for k in range(700)]
+    if layout == "text":
+        (path / "web").mkdir(parents=True)
+        for number, text in enumerate(texts[:60]):
+            (path / "web" / f"{number:03d}.txt").write_text(text)
+        return PoolConfig(shards=(str(path),), format="text", domain_from="folder")
+    rows = {"id": [f"i{k}" for k in range(700)], "text": texts, "domain": ["web"] * 700}
+    table = pa.table({**rows, "edu": [float(k) for k in range(700)]})
+    if layout == "parquet":
+        pq.write_table(table, path.with_suffix(".parquet"), row_group_size=300)
+        return PoolConfig(shards=(str(path.with_suffix(".parquet")),))
+    lines = [json.dumps(row) + "\n" for row in table.to_pylist()]
+    path.with_suffix(".jsonl").write_text("".join([*lines[:5], "\n", "no json\n", *lines[5:]]))
+    return PoolConfig(shards=(str(path.with_suffix(".jsonl")),))
+
+
+@pytest.mark.parametrize("layout", ["parquet", "jsonl", "text"])
+@pytest.mark.parametrize(
+    "wanted", [[], [0], [3, 4, 5, 6, 8], list(range(0, 700, 11)), [299, 300, 699], [10_000]]
+)
+def test_only_wanted_rows_are_read(tmp_path: Path, layout: str, wanted: list[int]) -> None:
+    """What is asked for is what reading all gives of it, rejects and numbers included."""
+    config = _write_rows(tmp_path / "pool", layout)
+    (shard, *_) = list_shards(config)
+    number = None if layout == "text" else "edu"
+    rows = np.array(wanted, dtype=np.int64)
+    full = list(read_batches(shard, config, number=number))
+    some = list(read_batches(shard, config, number=number, rows=rows))
+
+    def found(batches: list[DocumentBatch]) -> dict[int, tuple[object, ...]]:
+        return {
+            row: (*values, None if batch.numbers is None else batch.numbers[place])
+            for batch in batches
+            for place, (row, *values) in enumerate(
+                zip(batch.rows.tolist(), batch.ids, batch.texts, batch.domains, strict=True)
+            )
+        }
+
+    assert found(some) == {row: one for row, one in found(full).items() if row in wanted}
+    rejects = [one for batch in some for one in batch.rejects]
+    assert rejects == [one for batch in full for one in batch.rejects if one.row in wanted]
+
+
+def test_a_truncated_shard_is_refused_whatever_rows_are_wanted(tmp_path: Path) -> None:
+    """A last line that was cut off is found though nobody asked for it."""
+    path = tmp_path / "pool.jsonl"
+    path.write_bytes(_lines()[:-9])
+    config = PoolConfig(shards=(str(path),))
+    (shard,) = list_shards(config)
+    with pytest.raises(DataError, match="is truncated"):
+        list(read_batches(shard, config, rows=np.array([0])))

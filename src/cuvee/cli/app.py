@@ -2,7 +2,19 @@
 
 import typer
 
-from cuvee.cli import copies, design, fit, influence, overlap, predict, run, search, show, stages
+from cuvee.cli import (
+    copies,
+    design,
+    export,
+    fit,
+    influence,
+    overlap,
+    predict,
+    run,
+    search,
+    show,
+    stages,
+)
 
 app = typer.Typer(
     name="cuvee",
@@ -22,4 +34,5 @@ predict.register(app)
 copies.register(app)
 overlap.register(app)
 influence.register(app)
+export.register(app)
 show.register(app)

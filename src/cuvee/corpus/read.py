@@ -1,12 +1,15 @@
 """Read documents from Parquet, JSON lines and folders of text, streamed."""
 
 import json
+import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cuvee.arrays import IntArray
 from cuvee.corpus.pool import DEFAULT_ID, PoolConfig, Shard, list_shards
 from cuvee.corpus.rows import MISSING, DocumentBatch, Gatherer, Reason, Reject, RowError, bad_byte
 from cuvee.corpus.streams import REMEDY, Line, bounded_lines, decompressed, opened
@@ -29,7 +32,11 @@ _MAX_ROWS = 256
 
 
 def read_batches(
-    shard: Shard, config: PoolConfig, *, number: str | None = None
+    shard: Shard,
+    config: PoolConfig,
+    *,
+    number: str | None = None,
+    rows: IntArray | None = None,
 ) -> Iterator[DocumentBatch]:
     """Read a shard's documents in order, in batches of about 8 MiB of text or one document.
 
@@ -41,6 +48,8 @@ def read_batches(
         config: Its pool.
         number: Column of numbers to be read too; ``a.b`` is field b of a group column a, unless a
             column has that very name. Which rows are documents does not depend on it.
+        rows: (n_rows,) ascending numbers of the rows wanted; the others are passed over, neither
+            documents nor rejects. None wants all.
 
     Yields:
         Batches; each row of the shard is in exactly one, as a document or as a reject. Blank lines
@@ -56,7 +65,7 @@ def read_batches(
             "as Parquet or JSON lines."
         )
     readers = {"parquet": _read_parquet, "jsonl": _read_jsonl, "text": _read_text}
-    return readers[shard.format](shard, config, number)
+    return readers[shard.format](shard, config, number, rows)
 
 
 def has_column(shard: Shard, name: str) -> bool:
@@ -75,16 +84,22 @@ def has_column(shard: Shard, name: str) -> bool:
         return _find_type(pq.ParquetFile(source).schema_arrow, name) is not None
 
 
-def _read_jsonl(shard: Shard, config: PoolConfig, number: str | None) -> Iterator[DocumentBatch]:
+def _read_jsonl(
+    shard: Shard, config: PoolConfig, number: str | None, rows: IntArray | None
+) -> Iterator[DocumentBatch]:
     gatherer = Gatherer(shard, config, number)
+    wanted = _Wanted(rows)
     with decompressed(shard.url) as stream:
         for line in bounded_lines(stream, max_bytes=config.max_document_bytes):
+            is_wanted = wanted.has(line.number)
+            if line.ended and not is_wanted:
+                continue
             try:
                 record = _parse_line(line, shard, config)
             except RowError as error:
                 gatherer.reject(line.number, error.reason, error.detail)
             else:
-                if record is not None:
+                if record is not None and is_wanted:
                     gatherer.add(line.number, **_json_fields(record, config, number))
             yield from gatherer.full()
     yield from gatherer.rest()
@@ -164,9 +179,14 @@ def _json_kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _read_text(shard: Shard, config: PoolConfig, _: str | None) -> Iterator[DocumentBatch]:
+def _read_text(
+    shard: Shard, config: PoolConfig, _: str | None, rows: IntArray | None
+) -> Iterator[DocumentBatch]:
     gatherer = Gatherer(shard, config)
+    wanted = _Wanted(rows)
     for row, url in enumerate(shard.files, start=shard.first_row):
+        if not wanted.has(row):
+            continue
         with decompressed(url) as stream:
             content = stream.read(config.max_document_bytes + 1)
         if len(content) > config.max_document_bytes:
@@ -182,9 +202,10 @@ def _read_text(shard: Shard, config: PoolConfig, _: str | None) -> Iterator[Docu
     yield from gatherer.rest()
 
 
-def _read_parquet(shard: Shard, config: PoolConfig, number: str | None) -> Iterator[DocumentBatch]:
+def _read_parquet(
+    shard: Shard, config: PoolConfig, number: str | None, rows: IntArray | None
+) -> Iterator[DocumentBatch]:
     gatherer = Gatherer(shard, config, number)
-    row = 0
     with opened(shard.url) as source:
         # Buffered and not pre-fetched: a row group's column is decoded page by page.
         file = pq.ParquetFile(
@@ -193,18 +214,18 @@ def _read_parquet(shard: Shard, config: PoolConfig, number: str | None) -> Itera
         columns = _parquet_columns(file, shard, config)
         if number is not None:
             columns["number"] = _number_column(file, shard, number)
-        for batch in _parquet_batches(file, columns, config):
-            for values in zip(*batch, strict=True):
+        for numbers, batch in _parquet_batches(file, columns, config, rows):
+            for row, *values in zip(numbers, *batch, strict=True):
                 gatherer.add(row, **{**_NO_FIELDS, **dict(zip(columns, values, strict=True))})
-                row += 1
                 yield from gatherer.full()
     yield from gatherer.rest()
 
 
 def _parquet_batches(
-    file: pq.ParquetFile, columns: dict[str, str], config: PoolConfig
-) -> Iterator[list[list[object]]]:
-    """Read the values of each field in small batches."""
+    file: pq.ParquetFile, columns: dict[str, str], config: PoolConfig, rows: IntArray | None
+) -> Iterator[tuple[list[int], list[list[object]]]]:
+    """Read the numbers of the rows wanted and the values of each field, in small batches."""
+    end = 0
     for group in range(file.num_row_groups):
         for batch in file.iter_batches(
             batch_size=_rows_at_once(file, group, config.text),
@@ -212,7 +233,34 @@ def _parquet_batches(
             columns=sorted(set(columns.values())),
             use_threads=False,
         ):
-            yield [_plain_column(_column(batch, name)).to_pylist() for name in columns.values()]
+            first, end = end, end + batch.num_rows
+            own = np.arange(first, end)
+            if rows is not None:
+                own = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
+                if len(own) == 0:
+                    continue
+                if len(own) < batch.num_rows:
+                    batch = batch.take(pa.array(own - first))
+            yield (
+                own.tolist(),
+                [_plain_column(_column(batch, name)).to_pylist() for name in columns.values()],
+            )
+
+
+class _Wanted:
+    """Which of ascending row numbers are among the wanted ones."""
+
+    def __init__(self, rows: IntArray | None) -> None:
+        self._rows = None if rows is None else iter(rows.tolist())
+        self._next = -1
+
+    def has(self, row: int) -> bool:
+        """Tell whether a row is wanted; rows must be asked for in ascending order."""
+        if self._rows is None:
+            return True
+        while self._next < row:
+            self._next = next(self._rows, sys.maxsize)
+        return self._next == row
 
 
 _NO_FIELDS: dict[str, object] = dict.fromkeys(("text", "id", "domain", "group"), MISSING)

@@ -54,7 +54,7 @@ def reread(
         if low == high:
             continue
         n_found = 0
-        for batch in read_batches(shard, pool):
+        for batch in read_batches(shard, pool, rows=documents.row[low:high]):
             found = _match(shard, batch, documents, slice(low, high))
             if found is not None:
                 n_found += len(found.row)

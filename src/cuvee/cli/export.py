@@ -1,0 +1,117 @@
+"""`cuvee export OUT --to FORMAT`: a selection as the files another trainer reads."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cuvee.cli.options import AsJson, Quiet, Verbose, Workers, n_workers
+from cuvee.cli.progress import progress_bars
+from cuvee.export.exporter import ExportConfig, Layout
+from cuvee.export.formats import EXPORTERS, exporter_of
+from cuvee.export.write import Exported, export_selection
+
+_FORMATS = "; ".join(f"{name}: {one.title}" for name, one in EXPORTERS.items())
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+
+    @app.command()
+    def export(
+        out: Annotated[Path, typer.Argument(help="Folder of a run with a selection.")],
+        to: Annotated[str, typer.Option("--to", help=f"The format. {_FORMATS}.")],
+        dest: Annotated[
+            Path | None,
+            typer.Option("--dest", help="Folder to write; default: OUT/export/FORMAT."),
+        ] = None,
+        layout: Annotated[
+            str | None,
+            typer.Option(
+                "--layout",
+                help="domains: a set of files a domain, and weights; mixed: one set, mixed "
+                "already; default: the format's own.",
+            ),
+        ] = None,
+        context: Annotated[
+            int, typer.Option("--context", help="Tokens of the trainer's sequences.")
+        ] = 2048,
+        root: Annotated[
+            str | None,
+            typer.Option("--root", help="Path of DEST where the trainer runs, if another."),
+        ] = None,
+        batch_tokens: Annotated[
+            int | None,
+            typer.Option(
+                "--batch-tokens", help="Tokens of a training step; nanotron begins phases at steps."
+            ),
+        ] = None,
+        file_bytes: Annotated[
+            int, typer.Option("--file-bytes", help="Bytes from which a new file is begun.")
+        ] = 256 << 20,
+        workers: Workers = None,
+        as_json: AsJson = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+    ) -> None:
+        """Write a selection in a trainer's format, read it again and print its token shares.
+
+        An epoch over the files holds every document as often as the selection does. lineage.parquet
+        names the file and row of every copy, domains.json the domains of every set. The same
+        command goes on where it was stopped.
+        """
+        exporter_of(to)
+        config = ExportConfig(
+            to=to,
+            layout=_layout(layout),
+            context=context,
+            root=root,
+            batch_tokens=batch_tokens,
+            file_bytes=file_bytes,
+        )
+        with progress_bars(shown=not quiet and not as_json) as advance:
+            made = export_selection(
+                out,
+                dest if dest is not None else out / "export" / to,
+                config,
+                workers=n_workers(workers),
+                on_progress=lambda step, done, total: advance(step, done, total, ""),
+            )
+        typer.echo(json.dumps(made.to_json(), indent=1) if as_json else _describe(made))
+
+
+def _layout(name: str | None) -> Layout | None:
+    """Let the config refuse what is no layout."""
+    return name  # type: ignore[return-value]
+
+
+def _describe(made: Exported) -> str:
+    """Return the shares of tokens as a table, then what was left out or merged, then its use."""
+    rows = [
+        ("domain", "tokens", "planned", "realised", "difference"),
+        *(
+            (name, f"{tokens:,}", f"{planned:.6f}", f"{share:.6f}", f"{share - planned:+.6f}")
+            for name, tokens, planned, share in zip(
+                (_shown(name) for name in made.domains),
+                made.realised_tokens.tolist(),
+                made.planned_shares.tolist(),
+                made.realised_shares.tolist(),
+                strict=True,
+            )
+        ),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, *made.notes, _shown(f"{made.to}: {made.usage}")])
+
+
+def _shown(name: str) -> str:
+    """Return a name that cannot steer the terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name)

@@ -1,0 +1,1 @@
+"""Write a finished selection as the files another trainer reads."""

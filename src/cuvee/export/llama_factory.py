@@ -1,0 +1,80 @@
+"""LLaMA-Factory: JSON lines, ``dataset_info.json``, and the data part of a training config.
+
+Its ``interleave_probs`` count examples, not tokens.
+
+Source: LLaMA-Factory, data/README.md and src/llamafactory/hparams/data_args.py.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cuvee import artifacts
+from cuvee.arrays import IntArray
+from cuvee.artifacts import Json
+from cuvee.config import to_yaml
+from cuvee.export.exporter import (
+    Content,
+    ExportConfig,
+    FileSet,
+    Layout,
+    Place,
+    by_phase,
+    document_shares,
+    phase_suffix,
+)
+from cuvee.export.text_files import JSONL, JsonLines, text_lengths
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaFactory:
+    """A data set a set; mixed comes first, since without streaming LLaMA-Factory concatenates."""
+
+    name: str = "llama-factory"
+    title: str = "LLaMA-Factory"
+    content: Content = "text"
+    layouts: tuple[Layout, ...] = ("mixed", "domains")
+    max_sets: int | None = None
+
+    def smallest(self, config: ExportConfig) -> int:
+        """Any row is read."""
+        return 1
+
+    def check(self, place: Place) -> None:
+        """Take any path."""
+
+    @contextmanager
+    def writer(self, folder: Path, files: FileSet, place: Place) -> Iterator[JsonLines]:
+        """Write ``data/<set>/part-*.jsonl``."""
+        with closing(JsonLines(folder, files, place)) as writer:
+            yield writer
+
+    def describe(self, folder: Path, sets: Sequence[FileSet], place: Place) -> Mapping[str, Json]:
+        """Write ``dataset_info.json`` and ``train.yaml``."""
+        listed: dict[str, Json] = {
+            one.name: {"file_name": f"data/{one.name}", "columns": {"prompt": "text"}}
+            for one in sets
+        }
+        artifacts.write_json(folder / "dataset_info.json", listed)
+        for phase, own in enumerate(by_phase(sets, place)):
+            settings: dict[str, Json] = {
+                "stage": "pt",
+                "dataset_dir": place.root,
+                "dataset": ",".join(one.name for one in own),
+                "cutoff_len": place.config.context,
+            }
+            if len(own) > 1:
+                settings |= {
+                    "mix_strategy": "interleave_once",
+                    "interleave_probs": ",".join(f"{share:.17g}" for share in document_shares(own)),
+                    "streaming": True,
+                }
+            name = f"train{phase_suffix(phase, place)}.yaml"
+            artifacts.write_text(folder / name, to_yaml(settings))
+        path = f"{place.root}/train{phase_suffix(0, place)}.yaml"
+        return {"usage": f"the settings of {path} in the training config"}
+
+    def lengths(self, folder: Path, files: FileSet, place: Place) -> Iterator[IntArray]:
+        """Read all files again."""
+        yield from text_lengths(folder, files, JSONL)

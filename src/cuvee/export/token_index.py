@@ -1,0 +1,149 @@
+"""Where the tokens of the selected documents stand in the run's token store.
+
+The index is made once, on disk, and mapped by every worker, so that no worker holds the store's
+tables.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cuvee import artifacts
+from cuvee.arrays import BoolArray, IntArray, KeyArray
+from cuvee.corpus.encoder import Encoder
+from cuvee.corpus.store import DOCUMENTS, IDS, SUMMARY
+from cuvee.export.exporter import TokenArray
+from cuvee.export.selection import LINEAGE, SelectionFiles
+from cuvee.randomness import document_keys
+
+_ABOUT = "index.json"
+_COLUMNS = ("key", "offset", "n_tokens", "n_bytes")
+
+
+def write_index(folder: Path, selection: SelectionFiles) -> Path:
+    """Write the index of a selection, unless it is written.
+
+    It costs some 40 bytes a selected document, and one pass over the store's tables.
+
+    Args:
+        folder: The index's artefact folder.
+        selection: The selection; without a token store of its tokenizer the index is empty.
+
+    Returns:
+        ``folder``.
+    """
+    if artifacts.is_done(folder):
+        return folder
+    keys = pq.read_table(selection.folder / LINEAGE, columns=["key"])["key"].to_numpy()
+    keys = np.unique(np.asarray(keys, dtype=np.uint64))
+    found = {name: np.zeros(len(keys), dtype=np.int64) for name in _COLUMNS[1:]}
+    shard = np.full(len(keys), -1, dtype=np.int32)
+    store = selection.store
+    shards = [] if store is None else _shards(store)
+    for number, name in enumerate(shards):
+        assert store is not None
+        table = pq.read_table(store / name / DOCUMENTS, columns=list(_COLUMNS))
+        own = np.asarray(table["key"].to_numpy(), dtype=np.uint64)
+        place, is_own = _search(keys, own)
+        shard[place[is_own]] = number
+        for column, values in found.items():
+            values[place[is_own]] = table[column].to_numpy()[is_own]
+    with artifacts.writing(folder, stage="export", settings={}, seed=0, inputs={}) as aside:
+        np.save(aside / "key.npy", keys)
+        np.save(aside / "shard.npy", shard)
+        for column, values in found.items():
+            np.save(aside / f"{column}.npy", values)
+        about: artifacts.Json = {
+            "files": [str((store / name / IDS).resolve()) for name in shards if store is not None],
+            "is_complete": bool(np.all(shard >= 0)),
+        }
+        artifacts.write_json(aside / _ABOUT, about)
+    return folder
+
+
+def _shards(store: Path) -> list[str]:
+    summary = cast(dict[str, Any], artifacts.read_json(store / SUMMARY))
+    return list(summary["shards"])
+
+
+def _search(keys: KeyArray, wanted: KeyArray) -> tuple[IntArray, BoolArray]:
+    """Find places of keys among sorted ones, and which are there at all."""
+    if len(keys) == 0:
+        return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=np.bool_)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return place.astype(np.int64), keys[place] == wanted
+
+
+class TokenIndex:
+    """The tokens of selected documents: from the store where they are there, else encoded anew."""
+
+    def __init__(self, folder: Path, tokenizer: Path) -> None:
+        """Map an index.
+
+        Args:
+            folder: Written by `write_index`.
+            tokenizer: The run's tokenizer.json.
+        """
+        about = cast(dict[str, Any], artifacts.read_json(folder / _ABOUT))
+        self._key, self._shard, self._offset, self._n_tokens, self._n_bytes = (
+            np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in ("key", "shard", "offset", "n_tokens", "n_bytes")
+        )
+        self._files: list[str] = about["files"]
+        self.is_complete: bool = about["is_complete"]
+        self._encoder = Encoder(tokenizer)
+        self._ids: dict[int, npt.NDArray[np.unsignedinteger[Any]]] = {}
+
+    def measure(self, rows: pa.Table) -> tuple[pa.Table, list[TokenArray | None]]:
+        """Count tokens and bytes of documents.
+
+        Args:
+            rows: ``id`` and, unless the index is complete, ``text``.
+
+        Returns:
+            The rows with ``n_tokens`` and ``n_bytes``, and (n_documents,) ids of those documents
+            that had to be encoded.
+        """
+        place, known = _search(self._key, document_keys(rows["id"].to_pylist()))
+        known &= self._shard[place] >= 0
+        n_tokens, n_bytes = self._n_tokens[place], self._n_bytes[place]
+        if "text" in rows.column_names:
+            sizes = pc.binary_length(rows["text"]).to_numpy().astype(np.int64)
+            known &= sizes == n_bytes
+            n_bytes = sizes
+        encoded: list[TokenArray | None] = [None] * len(place)
+        unknown = np.flatnonzero(~known)
+        if len(unknown):
+            texts = rows["text"].take(pa.array(unknown)).to_pylist()
+            for position, ids in zip(unknown.tolist(), self._encode(texts), strict=True):
+                encoded[position] = ids
+                n_tokens[position] = len(ids)
+        rows = rows.append_column("n_tokens", pa.array(n_tokens, pa.int64()))
+        return rows.append_column("n_bytes", pa.array(n_bytes, pa.int64())), encoded
+
+    def read(self, rows: pa.Table, encoded: Sequence[TokenArray | None]) -> list[TokenArray]:
+        """Return (n_documents,) the ids of documents that were measured, end-of-text included."""
+        place, _ = _search(self._key, document_keys(rows["id"].to_pylist()))
+        shards, offsets = self._shard[place].tolist(), self._offset[place].tolist()
+        lengths = self._n_tokens[place].tolist()
+        return [
+            self._of_shard(shard)[offset : offset + length] if own is None else own
+            for shard, offset, length, own in zip(shards, offsets, lengths, encoded, strict=True)
+        ]
+
+    def _encode(self, texts: Sequence[str]) -> list[TokenArray]:
+        dtype = self._encoder.dtype
+        end = np.asarray([self._encoder.end_of_text], dtype=dtype).tobytes()
+        return [np.frombuffer(ids + end, dtype=dtype) for ids in self._encoder.encode(texts)]
+
+    def _of_shard(self, shard: int) -> TokenArray:
+        if shard not in self._ids:
+            file = self._files[shard]
+            self._ids[shard] = np.asarray(np.memmap(file, dtype=self._encoder.dtype, mode="r"))
+        return self._ids[shard]
