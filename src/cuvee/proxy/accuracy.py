@@ -95,7 +95,7 @@ def measure_accuracy(
 
     Returns:
         By set: ``kind``, ``n_examples``, ``chance`` (that of guessing; None where one cannot),
-        ``accuracy``, ``correct`` (one 0 or 1 an example, the same examples in every run) and, of
+        ``accuracy``, ``correct`` (a 0 or 1 for each example, in one order for all runs) and, of
         choices, ``accuracy_norm`` and ``correct_norm``. Empty where no set is a task.
     """
     found: dict[str, Json] = {}
@@ -133,5 +133,5 @@ def _figures(marks: Mapping[str, BoolArray]) -> dict[str, Json]:
     figures: dict[str, Json] = {}
     for suffix, right in marks.items():
         figures[f"accuracy{suffix}"] = float(right.mean())
-        figures[f"correct{suffix}"] = right.astype(int).tolist()
+        figures[f"correct{suffix}"] = "".join(str(int(one)) for one in right)
     return figures
