@@ -25,7 +25,8 @@ AQuA is asked as ARC is, not by the letter of a choice.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import ClassVar, Final, Literal, TypeAlias, cast, get_args
 
 from cuvee.corpus.pool import PoolConfig, Shard
@@ -163,7 +164,10 @@ def read_examples(shard: Shard, config: PoolConfig) -> Iterator[tuple[int, TaskE
             if line.content is not None and not line.content.strip():
                 continue
             try:
-                example = _example(_record(line.content), wanted)
+                record = _record(line.content)
+                example = _example(record, wanted)
+                if record.get("id") is None:  # a question asked again is another example
+                    example = replace(example, id=_unused(example.id, seen))
                 if example.id in seen:
                     raise _RowFault(f"its id {example.id!r} stands in an earlier row too")
                 if kind not in (None, example.kind):
@@ -176,6 +180,11 @@ def read_examples(shard: Shard, config: PoolConfig) -> Iterator[tuple[int, TaskE
             seen.add(example.id)
             kind = example.kind
             yield line.number, example
+
+
+def _unused(id: str, seen: set[str]) -> str:
+    names = chain([id], (f"{id}#{number}" for number in count(2)))
+    return next(name for name in names if name not in seen)
 
 
 class _RowFault(Exception):
