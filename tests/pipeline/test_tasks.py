@@ -48,9 +48,10 @@ def test_tasks_are_targets_and_stand_in_the_verdict(
     tmp_path: Path,
     cuvee: Callable[..., Any],
 ) -> None:
-    """Losses are fitted and judged as of any target; accuracy is recorded and shown."""
+    """Losses are fitted, weighed by groups and judged as of any target; accuracy is shown."""
     settings = small(settings)
     settings["targets"]["tasks"] = write_tasks(tmp_path)
+    settings["target_groups"] = {"choices": ["pick"], "answers": ["say"]}
     out = tmp_path / "out"
     config = write_config(tmp_path / "tiny.yaml", settings)
     ended = cuvee("run", "regmix", config, "--out", out, "--workers", 0, "-q")
@@ -80,6 +81,11 @@ def test_tasks_are_targets_and_stand_in_the_verdict(
         assert 0 <= row["low"] <= row["mean"] <= row["high"] <= 1
         assert (row["difference"] is None) == (row["mixture"] == "chosen")
     assert "accuracy on tasks, verdict half" in ended.stdout
+
+    fitted = json.loads((out / "predictor" / "objective.json").read_text(encoding="utf-8"))
+    assert [group["name"] for group in fitted["groups"]] == ["choices", "answers"]
+    assert list(fitted["weights"].values()) == verdict["weights"]
+    assert "Targets are combined by groups" in " ".join(ended.stdout.split())
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Accuracy on downstream tasks" in page
 
@@ -110,20 +116,29 @@ def test_a_malformed_task_is_refused_before_the_pool_is_read(
 
 
 @pytest.mark.parametrize(
-    ("tasks", "message"),
+    ("key", "value", "message"),
     [
         (
+            "tasks",
             {"code": {"path": "x.jsonl"}},
             "config key targets: target 'code' is both in sets and in tasks; choose another name.",
         ),
         (
+            "tasks",
             {"arc": {"path": "x.jsonl", "loss": "both"}},
             "config key targets.tasks.arc.loss: Input should be 'answer' or 'full' (found 'both').",
+        ),
+        (
+            "target_groups",
+            {"all": ["code"]},
+            "config: target_groups: 'letters' stands in no group; put each of code, letters in "
+            "exactly one group.",
         ),
     ],
 )
 def test_bad_settings_are_refused(
-    tasks: dict[str, object],
+    key: str,
+    value: dict[str, object],
     message: str,
     settings: dict[str, Any],
     write_config: Callable[[Path, Mapping[str, object]], Path],
@@ -131,7 +146,7 @@ def test_bad_settings_are_refused(
     cuvee: Callable[..., Any],
 ) -> None:
     """Names and choices are checked at the door."""
-    settings["targets"]["tasks"] = tasks
+    (settings if key == "target_groups" else settings["targets"])[key] = value
     config = write_config(tmp_path / "tiny.yaml", settings)
     ended = cuvee("run", "regmix", config, "--out", tmp_path / "out", "-q")
     assert ended.stderr == f"cuvee: {message}\n"

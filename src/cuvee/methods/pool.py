@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 RESERVED_TARGETS = ("total", "objective")
 """Names of the weighted sum of all targets in tables and in the report."""
+FITTED_OBJECTIVE = "objective.json"
+"""Beside a predictor: weights of the targets that were found with it."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -176,7 +178,7 @@ def open_prepared(job: Job, pool: PoolConfig, targets: TargetsConfig | None) -> 
         targets=target_store,
         statistics=store.statistics(pool.available_tokens),
         own_domains=_own_domains(job, store, targets, names),
-        objective=_objective(targets, names),
+        objective=_objective(job, targets, names),
     )
 
 
@@ -202,7 +204,11 @@ def _bar(job: Job, stage: str) -> Callable[[int, int], None]:
     return lambda done, total: job.progress(stage, done, total, "")
 
 
-def _objective(targets: TargetsConfig | None, names: tuple[str, ...]) -> FloatArray:
+def _objective(job: Job, targets: TargetsConfig | None, names: tuple[str, ...]) -> FloatArray:
+    fitted = job.folder("predictor", FITTED_OBJECTIVE)
+    if fitted.exists():
+        found = cast(dict[str, dict[str, float]], artifacts.read_json(fitted))["weights"]
+        return np.array([found[f"target/{name}"] for name in names], dtype=np.float64)
     given = dict(targets.weights) if targets else {}
     weights = np.array([given.get(name, 0.0 if given else 1.0) for name in names])
     return np.asarray(weights / weights.sum(), dtype=np.float64)
