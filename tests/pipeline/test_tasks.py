@@ -63,15 +63,10 @@ def test_tasks_are_targets_and_stand_in_the_verdict(
     verdict = json.loads((out / "verdict" / "verdict.json").read_text(encoding="utf-8"))
     assert verdict["targets"] == ["pick", "say"]
 
-    halves = []
-    for folder in ("sweep", "validation"):
-        results = [
-            json.loads(path.read_text(encoding="utf-8"))["accuracy"]
-            for path in sorted((out / folder).glob("*/result.json"))
-        ]
-        assert all(set(one) == {"target/pick", "target/say"} for one in results)
-        halves.append({one["target/pick"]["n_examples"] for one in results})
-    assert all(len(half) == 1 for half in halves)
+    for folder, measured in (("sweep", None), ("validation", {"target/pick", "target/say"})):
+        for path in sorted((out / folder).glob("*/result.json")):
+            accuracy = json.loads(path.read_text(encoding="utf-8")).get("accuracy")
+            assert (accuracy and set(accuracy)) == measured
 
     rows = json.loads((out / "verdict" / "accuracy.json").read_text(encoding="utf-8"))
     asked = [(row["target"], row["measure"]) for row in rows]

@@ -233,7 +233,9 @@ def spec(stores: Path, store: TokenStore, tasks: Path) -> TrainingSpec:
         device="cpu",
     )
     mixture = Mixture.flat(store.domains, (0.4, 0.3, 0.3))
-    return training_spec(proxy, inputs, mixture, seed=1, run_seed=7, learning_rate=4e-3)
+    return training_spec(
+        proxy, inputs, mixture, seed=1, run_seed=7, learning_rate=4e-3, half="verdict"
+    )
 
 
 def test_halves_share_no_question(tasks: Path) -> None:
@@ -265,6 +267,13 @@ def test_sets_of_text_have_no_answers(stores: Path, spec: TrainingSpec) -> None:
     assert choices.answers is not None
     np.testing.assert_array_equal(full.answers.batch.targets, choices.answers.batch.targets)
     assert full.counted.sum() > choices.counted.sum()
+
+
+def test_searches_measure_no_accuracy(spec: TrainingSpec) -> None:
+    """On the search half there is the loss alone."""
+    sets = open_evaluation_sets(replace(spec, half="search"), TokenStore.open(Path(spec.pool)))
+    assert all(one.answers is None for one in sets)
+    assert sets[0].weights is not None
 
 
 def test_a_run_records_its_accuracy(spec: TrainingSpec, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_summary_holds_the_outcome(content: ReportContent) -> None:
         "1.720 +- 0.003",
         "The chosen mixture is better than the natural one.",
         "accuracy on tasks, verdict half",
-        "0.29 (0.24 to 0.34)",
+        "0.287 +- 0.050",
         "out/report.html",
         "out/selection",
     ):

@@ -61,7 +61,11 @@ def _half(pool: TokenStore, documents: IntArray, run: TrainingSpec) -> IntArray:
 
 
 def _target(name: str, store: TokenStore, documents: IntArray, run: TrainingSpec) -> EvaluationSet:
-    """Open a target: a task's answers, or texts."""
+    """Open a target: a task's answers, or texts.
+
+    Accuracy takes several times the tokens of the loss, and no search looks at it; so it is
+    measured on the verdict half alone.
+    """
     requests = read_requests(store, documents)
     if requests is None:
         return _set("target", name, store, documents, run)
@@ -71,6 +75,7 @@ def _target(name: str, store: TokenStore, documents: IntArray, run: TrainingSpec
         context=run.context,
         n_tokens=run.evaluation_tokens,
         seed=run.evaluation_seed,
+        with_answers=run.half == "verdict",
     )
     if requests.loss == "answer":
         return task

@@ -15,7 +15,13 @@ from cuvee.randomness import hash64
 
 
 def task_set(
-    name: str, requests: Requests, *, context: int, n_tokens: int, seed: int
+    name: str,
+    requests: Requests,
+    *,
+    context: int,
+    n_tokens: int,
+    seed: int,
+    with_answers: bool = True,
 ) -> EvaluationSet:
     """Make the evaluation set of a task's right answers.
 
@@ -30,9 +36,10 @@ def task_set(
         n_tokens: Right answers with their contexts are taken in hash order up to this many tokens,
             but at least one.
         seed: Orders the examples; the same for all runs that are compared.
+        with_answers: Accuracy is to be measured.
 
     Returns:
-        The set, with all answers of its examples where there is an accuracy.
+        The set, with all answers of its examples where there is an accuracy to be measured.
     """
     right = requests.take(np.flatnonzero(requests.number == requests.gold))
     order = np.lexsort((right.key, hash64(seed, "order", right.key)))
@@ -50,7 +57,7 @@ def task_set(
         counted=owner >= 0,
         tokens_per_byte=float(np.mean(n_answer / chosen.n_scored_bytes)),
         weights=weights,
-        answers=answer_set(requests.of(chosen.key), context=context),
+        answers=answer_set(requests.of(chosen.key), context=context) if with_answers else None,
     )
 
 

@@ -120,7 +120,7 @@ def _estimate(value: float | None, low: float | None, high: float | None) -> str
 
 
 def _accuracy_table(rows: tuple[AccuracyRow, ...]) -> Table:
-    table = _new_table("accuracy on tasks, verdict half (n questions; guessing)")
+    table = _new_table("accuracy on tasks, verdict half (questions; guessing)")
     table.add_column("task", overflow="fold")
     _columns(table, "mixture", ("accuracy", "chosen minus it"))
     table.add_column("chosen is")
@@ -130,19 +130,12 @@ def _accuracy_table(rows: tuple[AccuracyRow, ...]) -> Table:
         cells = [
             f"{numbers.shorten(row.target, 24)}{by} ({row.n_examples}{guessing})",
             numbers.shorten(row.mixture, 24),
-            _with_ends(row.mean, row.low, row.high),
-            _with_ends(row.difference, row.difference_low, row.difference_high),
+            _estimate(row.mean, row.low, row.high),
+            _estimate(row.difference, row.difference_low, row.difference_high),
             row.word or "",
         ]
         table.add_row(*(Text(_ascii(cell)) for cell in cells))
     return table
-
-
-def _with_ends(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
-        return ""
-    ends = numbers.interval(low, high, 2)
-    return f"{numbers.decimals(value, 2)} ({ends})"
 
 
 def _units(losses: LossSection) -> Text:
