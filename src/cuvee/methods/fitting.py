@@ -131,12 +131,18 @@ def fit(
             artifacts.write_json(aside / FITTED_OBJECTIVE, grouped.to_json(targets))
         artifacts.write_json(aside / _SCORES, scores_to_json(scores))
         run_ids = [run_id for run_id, one in zip(runs.run_ids, kept, strict=True) if one]
-        table: dict[str, object] = {"run_id": run_ids, "fold": validation.folds}
-        for column, target in enumerate(targets):
-            table[f"mean:{target}"] = validation.mean[:, column]
-            table[f"sd:{target}"] = validation.sd[:, column]
-        pq.write_table(pa.table(table), aside / _HELD_OUT)
+        pq.write_table(_held_out_table(run_ids, validation, targets), aside / _HELD_OUT)
     job.progress("fit", 2, 2, name)
+
+
+def _held_out_table(
+    run_ids: Sequence[str], validation: CrossValidation, targets: Sequence[str]
+) -> pa.Table:
+    table: dict[str, object] = {"run_id": run_ids, "fold": validation.folds}
+    for column, target in enumerate(targets):
+        table[f"mean:{target}"] = validation.mean[:, column]
+        table[f"sd:{target}"] = validation.sd[:, column]
+    return pa.table(table)
 
 
 def _grouped(
