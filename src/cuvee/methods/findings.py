@@ -26,7 +26,6 @@ from cuvee.tables.design import Design
 from cuvee.tables.optimum import Optimum
 from cuvee.tables.predictor import objective_sd
 from cuvee.tables.runs import Runs
-from cuvee.validate.accuracy import rows_to_json
 from cuvee.validate.compare import ValidateConfig
 
 _PACKAGES = (
@@ -388,12 +387,11 @@ def _response(job: Job, done: Finished) -> ResponseSection:
 
 def as_json(job: Job, optimum: Optimum) -> dict[str, Json]:
     """Return the outcome as JSON: mixture, prediction, verdict."""
-    worth, accuracies = judging.read_equivalent(job), judging.read_accuracies(job)
+    worth = judging.read_equivalent(job)
     return {
         "mixture": dict(zip(optimum.domains, optimum.weights, strict=True)),
         "predicted_bpb": optimum.predicted,
         "predicted_interval_bpb": list(optimum.interval),
-        "verdict": judging.read_verdict(job).to_json(),
+        **judging.verdict_json(job),
         "equivalent_tokens": worth.to_json() if worth else None,
-        **({"accuracy": rows_to_json(accuracies)} if accuracies else {}),
     }

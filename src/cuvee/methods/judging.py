@@ -40,6 +40,7 @@ __all__ = [
     "read_verdict",
     "run_name",
     "trajectory",
+    "verdict_json",
 ]
 
 logger = logging.getLogger(__name__)
@@ -172,6 +173,13 @@ def read_accuracies(job: Job) -> tuple[AccuracyRow, ...]:
     if not path.exists():
         return ()
     return rows_from_json(cast(list[dict[str, Json]], artifacts.read_json(path)))
+
+
+def verdict_json(job: Job) -> dict[str, Json]:
+    """Return the verdict as JSON and, where a target is a task, the accuracies beside it."""
+    accuracies = rows_to_json(read_accuracies(job))
+    found: dict[str, Json] = {"verdict": read_verdict(job).to_json()}
+    return {**found, "accuracy": accuracies} if accuracies else found
 
 
 def _accuracies(
