@@ -158,6 +158,15 @@ def test_differing_keys_are_named_by_path() -> None:
     assert config.differing_keys(one, one) == []
 
 
+def test_a_new_key_left_empty_is_no_difference() -> None:
+    """A folder made before a key was known goes on where the key is not used."""
+    old: dict[str, object] = {"targets": {"sets": {"code": 1}}}
+    empty = {"targets": {"sets": {"code": 1}, "tasks": {}}}
+    used = {"targets": {"sets": {"code": 1}, "tasks": {"arc": 1}}}
+    assert config.differing_keys(old, empty) == []  # type: ignore[arg-type]
+    assert config.differing_keys(old, used) == ["targets.tasks"]  # type: ignore[arg-type]
+
+
 def test_fields_are_listed() -> None:
     """Field names come in order of definition."""
     assert config.fields_of(Inner) == ["rate", "sizes"]

@@ -102,7 +102,10 @@ def to_yaml(plain: Json) -> str:
 
 
 def differing_keys(one: Json, other: Json) -> list[str]:
-    """Name the keys at which two plain configs differ, by path."""
+    """Name the keys at which two plain configs differ, by path.
+
+    A key that one of them lacks and the other leaves empty is no difference.
+    """
     return list(_differences("", one, other))
 
 
@@ -138,7 +141,8 @@ def _differences(path: str, one: Json, other: Json) -> Iterator[str]:
         for key in sorted(set(one) | set(other)):
             below = f"{path}.{key}" if path else key
             if key not in one or key not in other:
-                yield below
+                if {**one, **other}[key] != {}:
+                    yield below
             else:
                 yield from _differences(below, one[key], other[key])
     elif one != other:

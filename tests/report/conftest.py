@@ -35,6 +35,7 @@ from cuvee.report.pictures import (
     StepLaw,
     Ternary,
 )
+from cuvee.validate.accuracy import AccuracyRow
 
 SCRIPT = "<script>alert(1)</script>"
 MATHTEXT = "$x$ costs $5"
@@ -138,7 +139,35 @@ def _verdict() -> VerdictSection:
         equivalent=EquivalentTokens(
             status="extrapolated", n_tokens=4_870_000, low=4_420_000, high=5_510_000
         ),
+        accuracies=_accuracies(),
     )
+
+
+def _accuracies() -> tuple[AccuracyRow, ...]:
+    chosen = AccuracyRow(
+        target=TARGETS[1],
+        measure="accuracy_norm",
+        mixture="chosen",
+        n_examples=312,
+        n_seeds=3,
+        chance=0.25,
+        mean=0.287,
+        low=0.24,
+        high=0.34,
+    )
+    other = dataclasses.replace(
+        chosen,
+        mixture=SCRIPT,
+        mean=0.262,
+        difference=0.025,
+        difference_low=-0.011,
+        difference_high=0.06,
+        word="cannot be told apart",
+    )
+    gone = dataclasses.replace(
+        chosen, mixture=MATHTEXT, n_seeds=0, mean=None, low=None, high=None, chance=None
+    )
+    return chosen, other, gone
 
 
 def _losses(rng: np.random.Generator) -> LossSection:

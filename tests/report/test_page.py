@@ -170,6 +170,15 @@ def test_headline_and_numbers_of_the_verdict_are_shown(page: str) -> None:
     assert "0.118 bits per byte lower (95% interval 0.107 to 0.129)" in text
 
 
+def test_accuracy_stands_beside_the_verdict(page: str) -> None:
+    """Each mixture's accuracy, guessing and the difference with its interval are in one row."""
+    rows = [row for row in page.split("<tr>") if "<td>by bytes<" in row]
+    assert len(rows) == 3
+    for text in ("312", "0.250", "0.262", "+0.025", "−0.011 to 0.060", "cannot be told apart"):
+        assert f">{text}<" in rows[1]
+    assert ">n/a<" in rows[2]
+
+
 def test_diverged_runs_leave_no_number(content: ReportContent) -> None:
     """A mixture whose runs all diverged has no loss, no difference and no mark, and no error."""
     assert content.losses is not None

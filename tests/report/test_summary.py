@@ -19,6 +19,8 @@ def test_summary_holds_the_outcome(content: ReportContent) -> None:
         "-0.118 +- 0.011",
         "1.720 +- 0.003",
         "The chosen mixture is better than the natural one.",
+        "accuracy on tasks, verdict half",
+        "0.287 +- 0.050",
         "out/report.html",
         "out/selection",
     ):

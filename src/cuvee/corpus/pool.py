@@ -12,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from cuvee.errors import ConfigError, DataError
 
-Format: TypeAlias = Literal["parquet", "jsonl", "text"]
+Format: TypeAlias = Literal["parquet", "jsonl", "text", "task"]
 DomainFrom: TypeAlias = Literal["column", "folder", "file", "pattern"]
 
 DEFAULT_ID = "id"
@@ -36,8 +36,9 @@ class PoolConfig:
 
     shards: tuple[str, ...]
     """Files, folders (read to any depth), globs; local or any fsspec URL."""
-    format: Literal["auto", "parquet", "jsonl", "text"] = "auto"
-    """auto: by suffix (.parquet, .jsonl, .jsonl.gz, .jsonl.zst). text: a file is a document."""
+    format: Literal["auto", "parquet", "jsonl", "text", "task"] = "auto"
+    """auto: by suffix (.parquet, .jsonl, .jsonl.gz, .jsonl.zst). text: a file is a document. task:
+    what `targets.tasks` sets, not meant to be given."""
     id: str | None = DEFAULT_ID
     """Column of the document ids, strings or numbers; null makes ids from domain and text, and so
     does "id" where there is no such column. Ids of text files are always made."""

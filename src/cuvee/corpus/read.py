@@ -13,6 +13,7 @@ from cuvee.arrays import IntArray
 from cuvee.corpus.pool import DEFAULT_ID, PoolConfig, Shard, list_shards
 from cuvee.corpus.rows import MISSING, DocumentBatch, Gatherer, Reason, Reject, RowError, bad_byte
 from cuvee.corpus.streams import REMEDY, Line, bounded_lines, decompressed, opened
+from cuvee.corpus.tasks import read_examples
 from cuvee.errors import DataError
 
 __all__ = [
@@ -59,12 +60,18 @@ def read_batches(
         DataError: The shard is missing, truncated, damaged, or lacks a column, or the column of
             numbers holds something else.
     """
-    if number is not None and shard.format == "text":
+    if number is not None and shard.format in ("text", "task"):
+        what = "text files, which have" if shard.format == "text" else "a task, which has"
         raise DataError(
-            f"shard {shard.url} is of text files, which have no column {number!r}. Give the pool "
-            "as Parquet or JSON lines."
+            f"shard {shard.url} is of {what} no column {number!r}. Give the pool as Parquet or "
+            "JSON lines."
         )
-    readers = {"parquet": _read_parquet, "jsonl": _read_jsonl, "text": _read_text}
+    readers = {
+        "parquet": _read_parquet,
+        "jsonl": _read_jsonl,
+        "text": _read_text,
+        "task": _read_task,
+    }
     return readers[shard.format](shard, config, number, rows)
 
 
@@ -198,6 +205,19 @@ def _read_text(
         else:
             text = content.removeprefix(_BYTE_ORDER_MARK)
             gatherer.add(row, text=text, id=MISSING, domain=MISSING, group=MISSING)
+        yield from gatherer.full()
+    yield from gatherer.rest()
+
+
+def _read_task(
+    shard: Shard, config: PoolConfig, _: str | None, rows: IntArray | None
+) -> Iterator[DocumentBatch]:
+    gatherer = Gatherer(shard, config)
+    wanted = _Wanted(rows)
+    for row, example in read_examples(shard, config):
+        if not wanted.has(row):
+            continue
+        gatherer.add(row, text=example.text, id=example.id, domain=MISSING, group=MISSING)
         yield from gatherer.full()
     yield from gatherer.rest()
 

@@ -21,6 +21,7 @@ from cuvee.corpus.encoder import Encoder, adapt_tokenizer, train_tokenizer
 from cuvee.corpus.index import PoolIndex
 from cuvee.corpus.pool import PoolConfig, Shard
 from cuvee.corpus.read import read_batches
+from cuvee.corpus.requests import REQUESTS, encode_requests
 from cuvee.corpus.rows import DocumentBatch
 from cuvee.corpus.sample import sample_texts
 from cuvee.corpus.store import DOCUMENTS, IDS, SUMMARY, VOCABULARY, TokenStore
@@ -176,7 +177,8 @@ def tokenise_shard(spec: Mapping[str, Json], folder: Path) -> None:
     """Tokenise one shard; a task of `executors`.
 
     Writes ids.bin: end-of-text, then the ids of each document, each followed by end-of-text;
-    documents.parquet; and vocabulary.parquet, how often each id occurs in each domain.
+    documents.parquet; vocabulary.parquet, how often each id occurs in each domain; and of a task
+    requests.parquet, the answers that are scored.
 
     Args:
         spec: ``shard`` and ``config`` as plain data, the path of the shard's indexed ``documents``
@@ -214,6 +216,8 @@ def tokenise_shard(spec: Mapping[str, Json], folder: Path) -> None:
             raise _changed(shard, f"{n_gone} of {len(n_tokens)} documents are gone")
         _write(aside / DOCUMENTS, documents.table(n_tokens))
         _write(aside / VOCABULARY, vocabulary.table())
+        if shard.format == "task":
+            _write(aside / REQUESTS, encode_requests(shard, settings, encoder, keys=documents.key))
 
 
 @dataclass(frozen=True, slots=True)

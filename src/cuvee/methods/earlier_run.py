@@ -61,8 +61,16 @@ class Fingerprints:
             for name, one in pool.domain_fingerprints.items()
         }
         if has_targets:
-            targets = read_index(out, "targets").domain_fingerprints
-            sets |= {f"target/{name}": one["search"] for name, one in targets.items()}
+            targets = read_index(out, "targets")
+            losses = {  # of a task, what is asked and what is measured
+                shard.domain: f" ({config.text})"
+                for shard, config in zip(targets.shards, targets.configs, strict=True)
+                if shard.format == "task"
+            }
+            sets |= {
+                f"target/{name}": one["search"] + losses.get(name, "")
+                for name, one in targets.domain_fingerprints.items()
+            }
         return cls(
             train={name: one["train"] for name, one in pool.domain_fingerprints.items()}, sets=sets
         )

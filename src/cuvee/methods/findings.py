@@ -182,6 +182,7 @@ def _verdict(job: Job, done: Judged) -> parts.VerdictSection:
         judging.read_equivalent(job),
         size=done.validate.size,
         n_tokens=done.validate.n_tokens,
+        accuracies=judging.read_accuracies(job),
     )
 
 
@@ -391,6 +392,6 @@ def as_json(job: Job, optimum: Optimum) -> dict[str, Json]:
         "mixture": dict(zip(optimum.domains, optimum.weights, strict=True)),
         "predicted_bpb": optimum.predicted,
         "predicted_interval_bpb": list(optimum.interval),
-        "verdict": judging.read_verdict(job).to_json(),
+        **judging.verdict_json(job),
         "equivalent_tokens": worth.to_json() if worth else None,
     }

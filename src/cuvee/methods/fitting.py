@@ -1,7 +1,8 @@
 """The predictor: one model of the loss for each target, cross-validated beside its baselines."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from cuvee.arrays import BoolArray, FloatArray
 from cuvee.errors import ConfigError
 from cuvee.executors import one_thread
 from cuvee.fit.crossval import (
+    CrossValidation,
     cross_validate,
     held_out_correlation,
     rank_correlation,
@@ -27,9 +29,10 @@ from cuvee.fit.models import (
     model_class,
 )
 from cuvee.fit.predictor_files import NamedPredictor, load_predictor, write_predictor
+from cuvee.fit.target_groups import GroupedObjective, group_targets
 from cuvee.methods import measure
 from cuvee.methods.job import Job
-from cuvee.methods.pool import Prepared
+from cuvee.methods.pool import FITTED_OBJECTIVE, Prepared
 from cuvee.randomness import stream
 from cuvee.report.content import HeldOutSection, Pick
 from cuvee.tables.design import Design
@@ -61,7 +64,15 @@ class FitConfig:
             raise ConfigError(f"n_folds is {self.n_folds}; it must be at least 2.")
 
 
-def fit(job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: int) -> None:
+def fit(
+    job: Job,
+    settings: FitConfig,
+    *,
+    runs: Runs,
+    prepared: Prepared,
+    seed: int,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Fit, cross-validate and write the predictor unless it is there.
 
     Args:
@@ -70,6 +81,7 @@ def fit(job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: 
         runs: Measured; diverged ones are left out.
         prepared: The objective and the own domains.
         seed: The command's seed.
+        groups: Targets by group, to find the objective's weights by; none keeps the config's.
     """
     folder = job.folder("predictor")
     if artifacts.is_done(folder):
@@ -91,8 +103,10 @@ def fit(job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: 
             rng=stream(seed, "cross-validation", name),
         )
     targets = prepared.objective_names
+    grouped = _grouped(losses, validation, targets, groups) if groups else None
+    objective = grouped.weights if grouped else prepared.objective
     scores = (
-        score_objective(validation, losses, prepared.objective, name=OBJECTIVE),
+        score_objective(validation, losses, objective, name=OBJECTIVE),
         *score_targets(validation, losses, targets),
     )
     n_gone = _n_gone(runs, prepared)
@@ -113,14 +127,44 @@ def fit(job: Job, settings: FitConfig, *, runs: Runs, prepared: Prepared, seed: 
         inputs={"runs": artifacts.digest_of(job.folder("runs"))},
     ) as aside:
         write_predictor(aside, named)
+        if grouped is not None:
+            artifacts.write_json(aside / FITTED_OBJECTIVE, grouped.to_json(targets))
         artifacts.write_json(aside / _SCORES, scores_to_json(scores))
         run_ids = [run_id for run_id, one in zip(runs.run_ids, kept, strict=True) if one]
-        table: dict[str, object] = {"run_id": run_ids, "fold": validation.folds}
-        for column, target in enumerate(targets):
-            table[f"mean:{target}"] = validation.mean[:, column]
-            table[f"sd:{target}"] = validation.sd[:, column]
-        pq.write_table(pa.table(table), aside / _HELD_OUT)
+        pq.write_table(_held_out_table(run_ids, validation, targets), aside / _HELD_OUT)
     job.progress("fit", 2, 2, name)
+
+
+def _held_out_table(
+    run_ids: Sequence[str], validation: CrossValidation, targets: Sequence[str]
+) -> pa.Table:
+    table: dict[str, object] = {"run_id": run_ids, "fold": validation.folds}
+    for column, target in enumerate(targets):
+        table[f"mean:{target}"] = validation.mean[:, column]
+        table[f"sd:{target}"] = validation.sd[:, column]
+    return pa.table(table)
+
+
+def _grouped(
+    losses: FloatArray,
+    validation: CrossValidation,
+    targets: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+) -> GroupedObjective:
+    names = [name.split("/", 1)[1] for name in targets]
+    return group_targets(losses, validation.mean, targets=names, groups=groups)
+
+
+def describe_groups(job: Job) -> tuple[str, ...]:
+    """Say how groups of targets weigh and why."""
+    folder = artifacts.require(job.folder("predictor"), made_by="cuvee fit")
+    found = cast(dict[str, Any], artifacts.read_json(folder / FITTED_OBJECTIVE))
+    parts = [
+        f"{group['name']} ({', '.join(group['targets'])}) {group['weight']:.2f}, held-out rank "
+        f"correlation {group['rank']:.2f}"
+        for group in found["groups"]
+    ]
+    return (f"Targets are combined by groups, in standard deviations: {'; '.join(parts)}.",)
 
 
 def _n_gone(runs: Runs, prepared: Prepared) -> int:

@@ -1,21 +1,32 @@
 """The verdict: larger models on the chosen mixture and its rivals, judged on the unseen half."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from itertools import product
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from cuvee import artifacts, config
+from cuvee.arrays import FloatArray
+from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
 from cuvee.methods import measure
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.spec import TrainingSpec
-from cuvee.proxy.sweep import ProxyConfig, training_spec
+from cuvee.proxy.sweep import ProxyConfig, read_result, training_spec
+from cuvee.randomness import stream
 from cuvee.tables.runs import Runs, Trajectory, read_runs, read_trajectory, write_runs
+from cuvee.validate.accuracy import (
+    AccuracyRow,
+    Measure,
+    compare_accuracy,
+    rows_from_json,
+    rows_to_json,
+)
 from cuvee.validate.compare import ValidateConfig, Verdict, compare, named_mixtures
 from cuvee.validate.equivalent import EquivalentTokens, equivalent_tokens, objective_curves
 
@@ -23,11 +34,13 @@ __all__ = [
     "judge",
     "larger",
     "named_mixtures",
+    "read_accuracies",
     "read_equivalent",
     "read_judged",
     "read_verdict",
     "run_name",
     "trajectory",
+    "verdict_json",
 ]
 
 logger = logging.getLogger(__name__)
@@ -35,6 +48,7 @@ logger = logging.getLogger(__name__)
 Amend: TypeAlias = Callable[[str, TrainingSpec], TrainingSpec]
 _VERDICT = "verdict.json"
 _EQUIVALENT = "equivalent_tokens.json"
+_ACCURACY = "accuracy.json"
 
 
 def unchanged(_: str, spec: TrainingSpec) -> TrainingSpec:
@@ -87,6 +101,7 @@ def judge(
         tables, targets, prepared.objective, chosen="chosen", confidence=settings.confidence
     )
     worth = _worth(job, settings, runs, prepared)
+    accuracies = _accuracies(job, settings, tuple(mixtures), prepared, seed=seed)
     with artifacts.writing(
         folder,
         stage="validate",
@@ -96,6 +111,8 @@ def judge(
     ) as aside:
         artifacts.write_json(aside / _VERDICT, verdict.to_json())
         artifacts.write_json(aside / _EQUIVALENT, worth.to_json() if worth else None)
+        if accuracies:
+            artifacts.write_json(aside / _ACCURACY, rows_to_json(accuracies))
         write_runs(aside / "runs.parquet", runs)
 
 
@@ -148,6 +165,68 @@ def read_equivalent(job: Job) -> EquivalentTokens | None:
     folder = artifacts.require(job.folder("verdict"), made_by="cuvee validate")
     data = artifacts.read_json(folder / _EQUIVALENT)
     return EquivalentTokens.from_json(data) if isinstance(data, dict) else None
+
+
+def read_accuracies(job: Job) -> tuple[AccuracyRow, ...]:
+    """Read the accuracies on tasks; none where no target is a task."""
+    path = artifacts.require(job.folder("verdict"), made_by="cuvee validate") / _ACCURACY
+    if not path.exists():
+        return ()
+    return rows_from_json(cast(list[dict[str, Json]], artifacts.read_json(path)))
+
+
+def verdict_json(job: Job) -> dict[str, Json]:
+    """Return the verdict as JSON and, where a target is a task, the accuracies beside it."""
+    accuracies = rows_to_json(read_accuracies(job))
+    found: dict[str, Json] = {"verdict": read_verdict(job).to_json()}
+    return {**found, "accuracy": accuracies} if accuracies else found
+
+
+def _accuracies(
+    job: Job,
+    settings: ValidateConfig,
+    mixtures: Sequence[str],
+    prepared: Prepared,
+    *,
+    seed: int,
+) -> tuple[AccuracyRow, ...]:
+    """Compare mixtures on every task among the targets, as far as one has an accuracy."""
+    seeds = range(settings.n_seeds)
+    found = {name: [_accuracy_of(job, run_name(name, k)) for k in seeds] for name in mixtures}
+    rows: list[AccuracyRow] = []
+    kinds: tuple[Measure, ...] = ("accuracy", "accuracy_norm")
+    for target, kind in product(prepared.objective_names, kinds):
+        known = [one[target] for runs in found.values() for one in runs if target in one]
+        if not known or kind not in known[0]:
+            continue
+        rows += compare_accuracy(
+            {
+                name: _marks(runs, target, kind, n_examples=known[0]["n_examples"])
+                for name, runs in found.items()
+            },
+            target=target.split("/", 1)[1],
+            measure=kind,
+            chosen="chosen",
+            chance=known[0]["chance"],
+            confidence=settings.confidence,
+            rng=stream(seed, "accuracy", target, kind),
+        )
+    return tuple(rows)
+
+
+def _accuracy_of(job: Job, run: str) -> dict[str, dict[str, Any]]:
+    """Return a run's accuracy by target; nothing of a run that diverged."""
+    result = read_result(job.folder("validation", run))
+    found = {} if result["diverged"] else result.get("accuracy", {})
+    return cast(dict[str, dict[str, Any]], found)
+
+
+def _marks(
+    runs: Sequence[Mapping[str, Mapping[str, Any]]], target: str, kind: Measure, *, n_examples: int
+) -> FloatArray:
+    """Return (n_seeds, n_examples) zeros and ones; NaN for a run that diverged."""
+    marks = [one.get(target, {}).get(kind.replace("accuracy", "correct"), "") for one in runs]
+    return np.array([[float(sign) for sign in one] or [np.nan] * n_examples for one in marks])
 
 
 def _specs(

@@ -63,7 +63,7 @@ def check_overlap(
     Raises:
         ConfigError: A name is given twice, or there is nothing to compare with.
     """
-    sets = dict(compared.targets.sets) if compared.targets else {}
+    sets = compared.targets.pools if compared.targets else {}
     for name, place in others.items():
         if name in sets:
             raise ConfigError(f"target {name!r} is in the config too; give another name.")

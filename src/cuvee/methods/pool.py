@@ -14,6 +14,7 @@ from cuvee.arrays import FloatArray
 from cuvee.corpus.read import PoolConfig, list_shards
 from cuvee.corpus.scan import read_index, scan_pool, scan_targets
 from cuvee.corpus.store import TokenStore
+from cuvee.corpus.tasks import TaskConfig, check_tasks
 from cuvee.corpus.tokens import TokensConfig, make_tokenizer, tokenise_pool
 from cuvee.errors import ConfigError, DataError
 from cuvee.methods.job import Job
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 RESERVED_TARGETS = ("total", "objective")
 """Names of the weighted sum of all targets in tables and in the report."""
+FITTED_OBJECTIVE = "objective.json"
+"""Beside a predictor: weights of the targets that were found with it."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -32,30 +35,42 @@ class TargetsConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    sets: Mapping[str, PoolConfig]
+    sets: Mapping[str, PoolConfig] = field(default_factory=dict)
     """Target sets by name; each is read like a pool, all its documents belonging to the target."""
+    tasks: Mapping[str, TaskConfig] = field(default_factory=dict)
+    """Downstream tasks by name: the right answers' loss is the target, and accuracy is measured."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weight of each target in the objective; empty weighs all the same."""
     own_domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Domains of the pool of a target's own kind; a target left out gets the nearest domain."""
 
     def __post_init__(self) -> None:
-        if not self.sets:
+        if not self.sets and not self.tasks:
             raise ConfigError("sets is empty; name at least one target, or leave targets out.")
-        for name in self.sets:
+        for name in (*self.sets, *self.tasks):
             _check_target_name(name)
+        twice = sorted(set(self.sets) & set(self.tasks))
+        if twice:
+            raise ConfigError(
+                f"target {twice[0]!r} is both in sets and in tasks; choose another name."
+            )
         for key, names in (("weights", self.weights), ("own_domains", self.own_domains)):
-            unknown = sorted(set(names) - set(self.sets))
+            unknown = sorted(set(names) - set(self.pools))
             if unknown:
                 raise ConfigError(
                     f"{key} names {unknown[0]!r}, which is not a target; targets are "
-                    f"{', '.join(sorted(self.sets))}."
+                    f"{', '.join(sorted(self.pools))}."
                 )
         for name, weight in self.weights.items():
             if not weight >= 0:
                 raise ConfigError(f"weight of target {name!r} is {weight}; it must be at least 0.")
         if self.weights and not sum(self.weights.values()) > 0:
             raise ConfigError("weights are all 0; give at least one target a weight.")
+
+    @property
+    def pools(self) -> dict[str, PoolConfig]:
+        """How every target's texts are read; a task's are its questions with right answers."""
+        return {**self.sets, **{name: task.as_pool() for name, task in self.tasks.items()}}
 
 
 def _check_target_name(name: str) -> None:
@@ -111,15 +126,16 @@ def prepare(
     Returns:
         The opened stores.
     """
-    for name, one in (targets.sets if targets else {}).items():
+    for name, one in (targets.pools if targets else {}).items():
         list_shards(one, domain=name)  # a target that is not there is no reason to read the pool
+    check_tasks(targets.tasks if targets else {})
     with job.stage("label"):
         index = scan_pool(
             pool, job.out, seed=seed, workers=job.workers, on_progress=_bar(job, "label pool")
         )
         if targets is not None:
             target_index = scan_targets(
-                targets.sets,
+                targets.pools,
                 job.out,
                 seed=seed,
                 workers=job.workers,
@@ -162,7 +178,7 @@ def open_prepared(job: Job, pool: PoolConfig, targets: TargetsConfig | None) -> 
         targets=target_store,
         statistics=store.statistics(pool.available_tokens),
         own_domains=_own_domains(job, store, targets, names),
-        objective=_objective(targets, names),
+        objective=_objective(job, targets, names),
     )
 
 
@@ -188,7 +204,11 @@ def _bar(job: Job, stage: str) -> Callable[[int, int], None]:
     return lambda done, total: job.progress(stage, done, total, "")
 
 
-def _objective(targets: TargetsConfig | None, names: tuple[str, ...]) -> FloatArray:
+def _objective(job: Job, targets: TargetsConfig | None, names: tuple[str, ...]) -> FloatArray:
+    fitted = job.folder("predictor", FITTED_OBJECTIVE)
+    if fitted.exists():
+        found = cast(dict[str, dict[str, float]], artifacts.read_json(fitted))["weights"]
+        return np.array([found[f"target/{name}"] for name in names], dtype=np.float64)
     given = dict(targets.weights) if targets else {}
     weights = np.array([given.get(name, 0.0 if given else 1.0) for name in names])
     return np.asarray(weights / weights.sum(), dtype=np.float64)

@@ -113,7 +113,7 @@ def summary(settings: QuadConfig, job: Job) -> dict[str, Json]:
             "flops": last.total_flops,
             "regret": last.regret,
         },
-        "verdict": judging.read_verdict(job).to_json(),
+        **judging.verdict_json(job),
         "equivalent_tokens": worth.to_json() if worth else None,
     }
 

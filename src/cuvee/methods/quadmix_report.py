@@ -102,7 +102,7 @@ def summary(_: QuaDMixConfig, job: Job) -> dict[str, Json]:
     return {
         "curve": quadmix.read_curve(job).to_json(),
         "search": dict(quadmix.read_found(job)),
-        "verdict": judging.read_verdict(job).to_json(),
+        **judging.verdict_json(job),
         "equivalent_tokens": worth.to_json() if worth else None,
     }
 

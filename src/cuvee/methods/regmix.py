@@ -21,6 +21,7 @@ from cuvee.design.optimal import OptimalConfig, i_optimal_design
 from cuvee.design.phases import PhasesConfig, make_phases
 from cuvee.design.sequential import SequentialConfig
 from cuvee.errors import ConfigError
+from cuvee.fit.target_groups import check_groups
 from cuvee.methods import chain, fitting, measure, planning, reusing, rounds, searching
 from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.earlier_run import EarlierRun, take_tokenizer
@@ -54,11 +55,17 @@ class RegMixConfig(ChainConfig):
     """How batches are chosen and when there are enough, with `runs: auto`."""
     reuse: str | None = None
     """Folder of a finished run whose runs are used again; only what changed since is measured."""
+    target_groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Groups of targets by name, each target in one. From the fit on the objective is then the
+    groups' standardised scores, each group weighed by how well held-out runs are ranked on it;
+    before, and where there are no groups, `targets.weights` hold."""
     design: DesignConfig = field(default_factory=DesignConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
         ChainConfig.__post_init__(self)
+        if self.target_groups:
+            self._check_groups()
         if self.runs == "auto" and len(self.phases) > 1:
             raise ConfigError(
                 "runs: auto chooses mixtures of one phase; set runs: design, or leave phases out."
@@ -73,6 +80,16 @@ class RegMixConfig(ChainConfig):
                 f"start_runs is {self.start_runs}; it must lie in 6 to design.n_runs "
                 f"({self.design.n_runs}), the most runs in all."
             )
+
+    def _check_groups(self) -> None:
+        if self.targets is None:
+            raise ConfigError("target_groups are given but no targets; give targets.")
+        if self.targets.weights:
+            raise ConfigError(
+                "both target_groups and targets.weights are given, but groups find the weights "
+                "themselves; leave one out."
+            )
+        check_groups(self.target_groups, tuple(self.targets.pools))
 
     @property
     def in_rounds(self) -> bool:
@@ -182,6 +199,7 @@ def fit(settings: RegMixConfig, job: Job) -> None:
             runs=chain.read_measured(job),
             prepared=prepared,
             seed=settings.seed,
+            groups=settings.target_groups,
         )
 
 
@@ -222,7 +240,8 @@ def content(settings: RegMixConfig, job: Job) -> ReportContent:
     """Gather the report of a finished run."""
     found = chain.gather(settings, job, method="RegMix", command="regmix")
     reused = () if settings.reuse is None else (reusing.describe(job),)
-    return replace(found, notes=(*found.notes, *_rounds(job), *reused))
+    grouped = fitting.describe_groups(job) if settings.target_groups else ()
+    return replace(found, notes=(*found.notes, *_rounds(job), *reused, *grouped))
 
 
 def _rounds(job: Job) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ crosses a window's start (`model`), so neither documents nor distant windows see
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -185,6 +186,23 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerSet:
+    """All answers of a task's examples, to be compared with each other."""
+
+    kind: Literal["choice", "short"]
+    """One of several answers is right, or all are accepted."""
+    batch: Batch
+    answer: IntArray
+    """(n_sequences, context) number of the answer each scored token belongs to; -1 elsewhere."""
+    start: IntArray
+    """(n_examples,) number of each example's first answer."""
+    gold: IntArray
+    """(n_examples,) position of the right one among the example's own."""
+    n_bytes: IntArray
+    """(n_answers,) UTF-8 bytes of each answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationSet:
     """Fixed validation sequences of one domain or target."""
 
@@ -194,6 +212,16 @@ class EvaluationSet:
     """(n_sequences, context) True where the loss counts: not padding, not an end-of-text."""
     tokens_per_byte: float
     """Tokens of the whole set, without end-of-text, per byte of its text."""
+    weights: FloatArray | None = None
+    """(n_sequences, context) weight of each token's loss, 0 where it does not count; None: all that
+    count weigh the same."""
+    answers: AnswerSet | None = None
+    """What accuracy is measured on; None where there is none."""
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights of all tokens that count; their number where they weigh the same."""
+        return float(self.counted.sum() if self.weights is None else self.weights.sum())
 
 
 def evaluation_set(

@@ -1,11 +1,13 @@
 """Which documents a run is trained on, and which it is measured on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from cuvee import artifacts
 from cuvee.arrays import IntArray
+from cuvee.corpus.requests import read_requests
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError, DataError
 from cuvee.policy.mixture import Mixture
@@ -13,6 +15,7 @@ from cuvee.policy.quality_curve import curves_from_json, pool_copies
 from cuvee.policy.sampling import draw_copies, subset
 from cuvee.proxy.batches import EvaluationSet, TrainingPlan, WindowStream, evaluation_set
 from cuvee.proxy.spec import TrainingSpec
+from cuvee.proxy.task_sets import task_set
 from cuvee.randomness import hash64, stream
 from cuvee.simplex import normalise
 
@@ -31,7 +34,7 @@ def open_evaluation_sets(run: TrainingSpec, pool: TokenStore) -> list[Evaluation
         store = TokenStore.open(Path(run.targets))
         side = 1 if run.half == "verdict" else 0
         sets += [
-            _set("target", name, store, _on_side(store, index, side), run)
+            _target(name, store, _on_side(store, index, side), run)
             for index, name in enumerate(store.domains)
         ]
     for index, name in enumerate(pool.domains):
@@ -55,6 +58,28 @@ def _half(pool: TokenStore, documents: IntArray, run: TrainingSpec) -> IntArray:
     keys = pool.keys[documents]
     order = np.lexsort((keys, hash64(run.evaluation_seed, "half", keys)))
     return np.sort(documents[order[1::2] if run.half == "verdict" else order[::2]])
+
+
+def _target(name: str, store: TokenStore, documents: IntArray, run: TrainingSpec) -> EvaluationSet:
+    """Open a target: a task's answers, or texts.
+
+    Accuracy takes several times the tokens of the loss, and no search looks at it; so it is
+    measured on the verdict half alone.
+    """
+    requests = read_requests(store, documents)
+    if requests is None:
+        return _set("target", name, store, documents, run)
+    task = task_set(
+        f"target/{name}",
+        requests,
+        context=run.context,
+        n_tokens=run.evaluation_tokens,
+        seed=run.evaluation_seed,
+        with_answers=run.half == "verdict",
+    )
+    if requests.loss == "answer":
+        return task
+    return replace(_set("target", name, store, documents, run), answers=task.answers)
 
 
 def _set(

@@ -138,3 +138,20 @@ def token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
             logits, targets[start : start + _CHUNK], reduction="none"
         )
     return losses
+
+
+def most_likely_tokens(hidden: Tensor, head: Tensor) -> Tensor:
+    """Return the most likely next token after each hidden state.
+
+    Args:
+        hidden: (n_tokens, width).
+        head: (vocabulary, width).
+
+    Returns:
+        (n_tokens,) int64 ids; the lowest of equals.
+    """
+    parts = [
+        (hidden[start : start + _CHUNK] @ head.t()).argmax(1)
+        for start in range(0, hidden.shape[0], _CHUNK)
+    ]
+    return torch.cat(parts)

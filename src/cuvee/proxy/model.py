@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cuvee.errors import DataError
-from cuvee.proxy.losses import head_loss, token_losses
+from cuvee.proxy.losses import head_loss, most_likely_tokens, token_losses
 from cuvee.proxy.sizes import ModelSize
 
 _ROPE_BASE = 10_000.0
@@ -124,6 +124,16 @@ class ProxyModel(nn.Module):
         hidden = self.hidden(tokens, segments)
         losses = token_losses(hidden, self.head.to(hidden.dtype), targets.flatten())
         return losses.view_as(targets)
+
+    def scored_tokens(
+        self, tokens: Tensor, segments: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return (B, T) losses in nats, and (B, T) whether the target is the most likely token."""
+        hidden = self.hidden(tokens, segments)
+        head = self.head.to(hidden.dtype)
+        losses = token_losses(hidden, head, targets.flatten())
+        hits = most_likely_tokens(hidden, head).view_as(targets) == targets
+        return losses.view_as(targets), hits
 
 
 def _product_type(x: Tensor) -> torch.dtype:

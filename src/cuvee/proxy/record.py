@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cuvee import artifacts
 from cuvee.arrays import FloatArray
+from cuvee.artifacts import Json
 from cuvee.proxy.batches import EvaluationSet
 from cuvee.proxy.sizes import model_size
 from cuvee.proxy.spec import TrainingSpec, portable_spec
@@ -62,7 +63,12 @@ class RunRecord:
             self._save(state, f"model-{n_tokens:015d}.safetensors")
 
     def write(
-        self, losses: Sequence[float], state: Mapping[str, Tensor], timing: Mapping[str, float]
+        self,
+        losses: Sequence[float],
+        state: Mapping[str, Tensor],
+        timing: Mapping[str, float],
+        *,
+        accuracy: Mapping[str, Json],
     ) -> None:
         """Write the run's files.
 
@@ -70,6 +76,7 @@ class RunRecord:
             losses: (n_steps,) training losses in nats per token; the last may be NaN.
             state: The model's parameters at the end.
             timing: What depends on the clock.
+            accuracy: Of each task (`accuracy.measure_accuracy`); recorded where there is any.
         """
         run = self.run
         artifacts.write_json(self._folder / "spec.json", portable_spec(run))
@@ -86,6 +93,7 @@ class RunRecord:
                 "sets": [one.name for one in self._sets],
                 "tokens_per_byte": {one.name: one.tokens_per_byte for one in self._sets},
                 "training_losses": [loss if math.isfinite(loss) else None for loss in losses],
+                **({"accuracy": dict(accuracy)} if accuracy else {}),
             },
         )
         write_trajectory(self._folder / "trajectory.parquet", self._trajectory())

@@ -20,6 +20,7 @@ from cuvee import artifacts, config
 from cuvee.artifacts import Json
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError
+from cuvee.proxy.accuracy import measure_accuracy
 from cuvee.proxy.batches import EvaluationSet, TrainingPlan, WindowStream
 from cuvee.proxy.documents import open_evaluation_sets, training_plan
 from cuvee.proxy.record import RunRecord, input_digests, measured_steps
@@ -131,6 +132,7 @@ class _StackTrainer:
             RunRecord(run, folder, sets=self._sets, realised=plan.realised_columns)
             for run, folder, plan in zip(runs, folders, self._plans, strict=True)
         ]
+        self._vocabulary_size = pool.vocabulary_size
         self._model = empty_stack(
             runs[0], n_members=len(runs), vocabulary_size=pool.vocabulary_size, device=device
         )
@@ -160,13 +162,24 @@ class _StackTrainer:
 
     def write(self) -> None:
         """Write the files of all runs."""
+        accuracies = [self._accuracy(member) for member in range(len(self._runs))]
         # Sums over runs stay hours of a device.
         seconds = round((time.perf_counter() - self._started) / len(self._runs), 3)
         running, losses = self._step.running, self._step.losses
         for member, record in enumerate(self._records):
             record.diverged = not running[member]
             state = self._state(member, kept=record.run.checkpoints == "final")
-            record.write(losses[member], state, {"seconds": seconds, "stack": len(self._runs)})
+            timing = {"seconds": seconds, "stack": len(self._runs)}
+            record.write(losses[member], state, timing, accuracy=accuracies[member])
+
+    def _accuracy(self, member: int) -> dict[str, Json]:
+        """Measure a member alone; a task is measured once in a run."""
+        if not self._step.running[member] or all(one.answers is None for one in self._sets):
+            return {}
+        run = self._runs[member]
+        model = initial_model(run, self._vocabulary_size)
+        model.load_state_dict(self._state(member, kept=True))
+        return measure_accuracy(model.to(self._device), self._sets, precision=run.precision)
 
     @property
     def _pinned(self) -> bool:
@@ -198,8 +211,10 @@ class _StackTrainer:
                 )
             )
             losses = self._model.token_losses(tokens, segments, targets).double()
+            if one.weights is not None:
+                losses *= torch.from_numpy(one.weights[rows]).to(self._device)
             total += torch.where(counted, losses, 0.0).sum((1, 2))
-        return total / int(one.counted.sum())
+        return total / one.total_weight
 
     def _state(self, member: int, *, kept: bool) -> dict[str, Tensor]:
         return self._model.member_state(member) if kept else {}

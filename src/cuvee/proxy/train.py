@@ -18,6 +18,7 @@ from cuvee import artifacts, config
 from cuvee.arrays import IntArray
 from cuvee.artifacts import Json
 from cuvee.corpus.store import TokenStore
+from cuvee.proxy.accuracy import measure_accuracy
 from cuvee.proxy.batches import EvaluationSet
 from cuvee.proxy.documents import open_evaluation_sets, training_plan
 from cuvee.proxy.model import ProxyModel, load_weights
@@ -118,8 +119,13 @@ class _Trainer:
 
     def write(self) -> None:
         """Write the run's files."""
+        accuracy = {}
+        if not self._record.diverged:
+            accuracy = measure_accuracy(self._model, self._sets, precision=self._run.precision)
         seconds = round(time.perf_counter() - self._started, 3)
-        self._record.write(self._losses, self._model.state_dict(), {"seconds": seconds})
+        self._record.write(
+            self._losses, self._model.state_dict(), {"seconds": seconds}, accuracy=accuracy
+        )
 
     def _measure(self, n_tokens: int) -> None:
         losses = [self._evaluate(one) for one in self._sets]
@@ -139,8 +145,11 @@ class _Trainer:
                     self._tensor(one.batch.targets[rows]),
                 )
             counted = torch.from_numpy(one.counted[rows]).to(self._device)
-            total += float(losses[counted].double().sum())
-        return total / int(one.counted.sum())
+            own = losses[counted].double()
+            if one.weights is not None:
+                own *= torch.from_numpy(one.weights[rows]).to(self._device)[counted]
+            total += float(own.sum())
+        return total / one.total_weight
 
     def _tensor(self, values: IntArray) -> Tensor:
         return torch.from_numpy(values).to(self._device)

@@ -19,6 +19,7 @@ from cuvee.report.pictures import (
 )
 from cuvee.report.shapes import check_length, check_shape
 from cuvee.tables.sensitivity import Sensitivity
+from cuvee.validate.accuracy import AccuracyRow
 
 Role: TypeAlias = Literal["chosen", "natural", "uniform", "best-sampled", "other"]
 """What a mixture is in the comparison; it decides the colour. The user's own are ``other``."""
@@ -83,6 +84,8 @@ class VerdictSection:
     comparisons: tuple[Comparison, ...]
     """For each baseline the objective and every target, in the order shown; ``natural`` first."""
     equivalent: EquivalentTokens | None = None
+    accuracies: tuple[AccuracyRow, ...] = ()
+    """By task, measure and mixture, beside the verdict; empty where no target is a task."""
 
     def totals(self) -> tuple[Comparison, ...]:
         """Return the comparisons over all targets, one a baseline."""

@@ -11,6 +11,7 @@ from rich.text import Text
 from cuvee.report import numbers
 from cuvee.report.content import Comparison, LossSection, MixtureLoss, ReportContent
 from cuvee.report.headline import findings, headline
+from cuvee.validate.accuracy import AccuracyRow
 
 _BAR_WIDTH = 24
 
@@ -30,6 +31,8 @@ def summarise(content: ReportContent, *, report: str, selection: str | None) -> 
     parts: list[RenderableType] = [_mixture_table(content), Text()]
     if content.losses is not None:
         parts += [_loss_table(content, content.losses), _units(content.losses), Text()]
+    if content.verdict is not None and content.verdict.accuracies:
+        parts += [_accuracy_table(content.verdict.accuracies), Text()]
     parts.append(Text(headline(content), style="bold"))
     parts += [Padding(Text(_ascii(sentence)), (0, 0, 0, 2)) for sentence in findings(content)]
     parts += [Text(numbers.clean(note), style="italic") for note in content.notes]
@@ -114,6 +117,25 @@ def _estimate(value: float | None, low: float | None, high: float | None) -> str
     if low is None or high is None:
         return numbers.decimals(value)
     return f"{numbers.decimals(value)} +- {numbers.decimals((high - low) / 2)}"
+
+
+def _accuracy_table(rows: tuple[AccuracyRow, ...]) -> Table:
+    table = _new_table("accuracy on tasks, verdict half (questions; guessing)")
+    table.add_column("task", overflow="fold")
+    _columns(table, "mixture", ("accuracy", "chosen minus it"))
+    table.add_column("chosen is")
+    for row in rows:
+        guessing = "" if row.chance is None else f"; {numbers.decimals(row.chance, 2)}"
+        by = " by bytes" if row.measure == "accuracy_norm" else ""
+        cells = [
+            f"{numbers.shorten(row.target, 24)}{by} ({row.n_examples}{guessing})",
+            numbers.shorten(row.mixture, 24),
+            _estimate(row.mean, row.low, row.high),
+            _estimate(row.difference, row.difference_low, row.difference_high),
+            row.word or "",
+        ]
+        table.add_row(*(Text(_ascii(cell)) for cell in cells))
+    return table
 
 
 def _units(losses: LossSection) -> Text:

@@ -1,12 +1,18 @@
 """The verdict of validate as the report's section."""
 
 from cuvee.report.content import Comparison, EquivalentTokens, VerdictSection
+from cuvee.validate.accuracy import AccuracyRow
 from cuvee.validate.compare import TOTAL, Verdict
 from cuvee.validate.equivalent import EquivalentTokens as MeasuredEquivalent
 
 
 def verdict_section(
-    verdict: Verdict, equivalent: MeasuredEquivalent | None, *, size: str, n_tokens: int
+    verdict: Verdict,
+    equivalent: MeasuredEquivalent | None,
+    *,
+    size: str,
+    n_tokens: int,
+    accuracies: tuple[AccuracyRow, ...] = (),
 ) -> VerdictSection:
     """Take over a verdict.
 
@@ -15,6 +21,7 @@ def verdict_section(
         equivalent: Tokens the natural mixture would need; None where that was not asked.
         size: Size of the models judged, such as ``0.8m``.
         n_tokens: Tokens each of them was trained on.
+        accuracies: On the tasks among the targets.
     """
     return VerdictSection(
         size=size,
@@ -42,4 +49,5 @@ def verdict_section(
             high=equivalent.high,
             reason=equivalent.reason,
         ),
+        accuracies=accuracies,
     )
