@@ -31,6 +31,7 @@ VERBS = (
     "overlap",
     "copies",
     "influence",
+    "export",
 )
 ESCAPE = "\x1b[2J"
 """Clears a terminal that is given it raw."""

@@ -333,7 +333,7 @@ CONFIG = (
         change=setting("sede", 1),
         message="config key sede is unknown; allowed here: design, domain_epochs, fit, max_epochs, "
         "phases, pool, preset, proxy, reuse, runs, search, seed, select, sequential, start_runs, "
-        "target_tokens, targets, tokens, validate.",
+        "target_groups, target_tokens, targets, tokens, validate.",
     ),
     Case(
         name="unknown nested key",
