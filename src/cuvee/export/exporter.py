@@ -202,6 +202,23 @@ def by_phase(sets: Sequence[FileSet], place: Place) -> list[list[FileSet]]:
     return [[one for one in sets if one.phase == number] for number in range(place.n_phases)]
 
 
+def refuse_pattern(place: Place, trainer: str) -> None:
+    """Refuse a root that a trainer would read as a pattern.
+
+    Args:
+        place: Where the files are to be read from.
+        trainer: Its name.
+
+    Raises:
+        ConfigError: The root holds ``*``, ``?`` or ``[``.
+    """
+    if any(char in "*?[" for char in place.root):
+        raise ConfigError(
+            f"{place.root!r} holds *, ? or [, which {trainer} takes for a pattern. Choose another "
+            "--dest, or give --root."
+        )
+
+
 def phase_suffix(phase: int, place: Place) -> str:
     """Return what ends the name of a phase's file: nothing where there is one phase."""
     return f"-phase-{phase + 1}" if place.n_phases > 1 else ""

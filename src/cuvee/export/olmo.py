@@ -15,7 +15,7 @@ from cuvee import artifacts
 from cuvee.arrays import IntArray
 from cuvee.artifacts import Json
 from cuvee.config import to_yaml
-from cuvee.errors import ConfigError, DataError
+from cuvee.errors import DataError
 from cuvee.export.cutting import TokenFiles, files_of, read_files, unread_note
 from cuvee.export.exporter import (
     Content,
@@ -25,6 +25,7 @@ from cuvee.export.exporter import (
     Place,
     by_phase,
     phase_suffix,
+    refuse_pattern,
     token_shares,
 )
 from cuvee.export.tokens_file import document_lengths
@@ -46,11 +47,7 @@ class Olmo:
 
     def check(self, place: Place) -> None:
         """Refuse what a path of a source may not hold: it would be taken for a pattern."""
-        if any(char in "*?[" for char in place.root):
-            raise ConfigError(
-                f"{place.root!r} holds *, ? or [, which OLMo-core takes for a pattern. Choose "
-                "another --dest, or give --root."
-            )
+        refuse_pattern(place, self.title)
 
     @contextmanager
     def writer(self, folder: Path, files: FileSet, place: Place) -> Iterator[TokenFiles]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from cuvee import artifacts
 from cuvee.arrays import IntArray
 from cuvee.artifacts import Json
-from cuvee.errors import ConfigError
 from cuvee.export.exporter import (
     Content,
     ExportConfig,
@@ -22,6 +21,7 @@ from cuvee.export.exporter import (
     Place,
     by_phase,
     phase_suffix,
+    refuse_pattern,
     token_shares,
 )
 from cuvee.export.text_files import JSONL, JsonLines, text_lengths
@@ -79,11 +79,7 @@ class Torchtitan:
 
     def check(self, place: Place) -> None:
         """Refuse what would be taken for a pattern."""
-        if any(char in "*?[" for char in place.root):
-            raise ConfigError(
-                f"{place.root!r} holds *, ? or [, which torchtitan takes for a pattern. Choose "
-                "another --dest, or give --root."
-            )
+        refuse_pattern(place, self.title)
 
     @contextmanager
     def writer(self, folder: Path, files: FileSet, place: Place) -> Iterator[JsonLines]:

@@ -7,6 +7,7 @@ under every curvature and damping, is set beside it.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -115,13 +116,15 @@ def check_influence(
     Raises:
         DataError: Too few clusters have documents enough.
     """
-    folder = job.folder("influence-check")
+    # Other settings are another check: neither its runs nor its answer may be taken for this one's.
+    name = artifacts.digest_json(asdict(check))[:12]
+    folder = job.folder("influence-check", name, "result")
     if artifacts.is_done(folder):
         known = cast(list[dict[str, Any]], artifacts.read_json(folder / CHECK))
         return [Agreement(**one) for one in known]
     pool, place = clustered_pool(job, prepared)
     clusters = _choose(pool, check, settings.seed)
-    falls = _train(settings, check, job, prepared, pool, place, clusters)
+    falls = _train(settings, check, job, prepared, pool, place, clusters, folder.parent)
     scores = _score(settings, check, job, prepared, pool, place, clusters)
     found = compare_ways(scores, falls.mean(axis=1), rng=stream(settings.seed, "check", "draws"))
     with artifacts.writing(
@@ -218,13 +221,14 @@ def _train(
     pool: ClusteredPool,
     place: IntArray,
     clusters: IntArray,
+    out: Path,
 ) -> FloatArray:
     """Return the (n_clusters, n_seeds) falls of the objective on the search half."""
     base = base_checkpoint(settings, job, prepared)
     inputs = measure.sweep_inputs(job, prepared, settings.proxy, target_tokens=0)
     proxy = replace(settings.proxy, n_tokens=check.n_tokens, points=(1.0,), checkpoints="none")
     rate = measure.learning_rate(job, prepared, settings.proxy, inputs, seed=settings.seed)
-    folder = job.folder("influence-check-copies")
+    folder = out / "copies"
     folder.mkdir(parents=True, exist_ok=True)
     specs: dict[str, TrainingSpec] = {}
     for cluster in clusters.tolist():
@@ -243,7 +247,7 @@ def _train(
             )
             name = f"cluster-{cluster:05d}-seed{number}"
             specs[name] = replace(spec, base=str(base), copies=str(path), points=(0.0, 1.0))
-    sweep = job.folder("influence-check-runs")
+    sweep = out / "runs"
     measure.measure(job, "train on clusters", specs, sweep, prepared)
     falls = []
     for name in specs:
