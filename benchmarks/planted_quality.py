@@ -115,10 +115,12 @@ def settings(source: Path, *, n_seeds: int) -> dict[str, Any]:
     return {
         "pool": {
             "shards": [str(source / f"{name}.parquet") for name in DOMAINS],
-            "group": "source",
+            "domain": "source",
             "validation_share": 0.02,
         },
-        "targets": {"sets": {"target": {"shards": [str(source / "target.parquet")]}}},
+        "targets": {
+            "sets": {"target": {"shards": [str(source / "target.parquet")], "domain": "source"}}
+        },
         "target_tokens": 60_000,
         "tokens": {"vocabulary_size": 512},
         "proxy": {

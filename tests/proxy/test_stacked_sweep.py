@@ -332,7 +332,7 @@ def test_a_plan_is_timed_as_the_sweep_will_run(
     for n_runs, stack, members in ((5, 3, 3), (2, 3, 2), (5, "auto", 1)):
         folder = tmp_path / f"{n_runs}-{stack}"
         folder.mkdir()
-        found, rate = stack_speed(
+        found = stack_speed(
             specs["a"],
             300,
             folder,
@@ -340,8 +340,9 @@ def test_a_plan_is_timed_as_the_sweep_will_run(
             stack=stack,  # type: ignore[arg-type]
             workers=0,
         )
-        assert found == members
-        assert rate > 0
+        assert found.members == members
+        assert found.tokens_per_second > 0
+        assert found.startup_seconds >= 0
 
 
 def test_a_calibration_measures_until_memory_is_full(

@@ -2,7 +2,9 @@
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -152,18 +154,36 @@ def objective_losses(runs: Runs, prepared: Prepared) -> FloatArray:
     return np.column_stack([runs.column(name) for name in prepared.objective_names])
 
 
-def speed(spec: TrainingSpec, vocabulary_size: int, folder: Path, *, workers: int) -> float:
-    """Measure tokens per second of one worker while `workers` of them run side by side."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speed:
+    """How fast a list of tasks is trained on this machine."""
+
+    members: int
+    """Runs that one process trains at once."""
+    tokens_per_second: float
+    """Of one process, all its members together, while the other workers are as busy."""
+    startup_seconds: float
+    """From handing in a list of tasks to the first step of its workers: Python and torch start."""
+
+
+def speed(spec: TrainingSpec, vocabulary_size: int, folder: Path, *, workers: int) -> Speed:
+    """Measure one worker that trains run after run while `workers` of them are side by side."""
     plain: dict[str, Json] = {"run": config.dump(spec), "vocabulary_size": vocabulary_size}
     tasks = [
         Task(function="cuvee.proxy.machine:measure_speed", spec=plain, folder=folder / str(number))
         for number in range(max(1, workers))
     ]
-    rates = []
-    for task in run_tasks(tasks, workers=workers):
-        timing = cast(dict[str, float], artifacts.read_json(task.folder / artifacts.TIMING))
-        rates.append(timing["tokens_per_second"])
-    return float(np.mean(rates))
+    started = time.perf_counter()
+    done = list(run_tasks(tasks, workers=workers))
+    seconds = time.perf_counter() - started
+    timings = [
+        cast(dict[str, float], artifacts.read_json(task.folder / artifacts.TIMING)) for task in done
+    ]
+    return Speed(
+        members=1,
+        tokens_per_second=float(np.mean([timing["tokens_per_second"] for timing in timings])),
+        startup_seconds=max(0.0, seconds - max(timing["seconds"] for timing in timings)),
+    )
 
 
 def stack_speed(
@@ -174,7 +194,7 @@ def stack_speed(
     n_runs: int,
     stack: Literal["auto", "none"] | int,
     workers: int,
-) -> tuple[int, float]:
+) -> Speed:
     """Measure how runs of a shape would be trained, and how fast.
 
     Args:
@@ -186,7 +206,7 @@ def stack_speed(
         workers: Worker processes.
 
     Returns:
-        Runs that one process trains at once, and its tokens per second of all of them.
+        How many runs one process trains at once, and how fast.
     """
     plan: dict[str, Json] = {"device": spec.device, "stack": choose_stack(stack, spec.device)}
     artifacts.write_json(folder / _MACHINE, plan)
@@ -195,7 +215,7 @@ def stack_speed(
     choice = stack_choices(job, specs, vocabulary_size=vocabulary_size).get(shape_of(spec))
     members = min(n_runs, choice.members) if choice else 1
     if choice is None or members == 1:
-        return 1, speed(spec, vocabulary_size, folder / "alone", workers=workers)
+        return speed(spec, vocabulary_size, folder / "alone", workers=workers)
     plain: dict[str, Json] = {
         "run": config.dump(spec),
         "vocabulary_size": vocabulary_size,
@@ -206,9 +226,15 @@ def stack_speed(
     task = Task(
         function="cuvee.proxy.stack_trials:measure_stack", spec=plain, folder=folder / "stack"
     )
+    started = time.perf_counter()
     list(run_tasks([task], workers=min(1, workers)))
+    seconds = time.perf_counter() - started
     timing = cast(dict[str, float], artifacts.read_json(task.folder / artifacts.TIMING))
-    return members, timing["tokens_per_second"]
+    return Speed(
+        members=members,
+        tokens_per_second=timing["tokens_per_second"],
+        startup_seconds=max(0.0, seconds - timing["seconds"]),
+    )
 
 
 def _train(

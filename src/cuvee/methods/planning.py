@@ -57,6 +57,17 @@ class Part:
     name: str
     n_runs: float
     proxy: ProxyConfig
+    start_runs: float = math.inf
+    """How many of them make up the first list of tasks."""
+    batch_size: int = 1
+    """How many make up each list after it; workers start anew for each."""
+
+    @property
+    def lists(self) -> list[float]:
+        """Runs of each list of tasks, one list after the other."""
+        first = min(self.n_runs, self.start_runs)
+        n_later, rest = divmod(self.n_runs - first, self.batch_size)
+        return [first, *[float(self.batch_size)] * int(n_later), *[rest][: math.ceil(rest)]]
 
 
 def dry_run(settings: Planned, job: Job, parts: Sequence[Part]) -> dict[str, Json]:
@@ -110,7 +121,7 @@ def describe(plan: Mapping[str, Json]) -> str:
         )
     lines.append(
         f"timed on this machine with {plan['workers']} workers; {plan['assumed']}; "
-        "measurements included"
+        "measurements and the start of workers included"
     )
     return "\n".join([*lines, "", config.to_yaml(plan["config"])])
 
@@ -149,7 +160,7 @@ def _cost(
     spec = _spec(part.proxy)
     n_tokens = spec.n_sequences * spec.context
     with tempfile.TemporaryDirectory() as folder:
-        members, rate = measure.stack_speed(
+        speed = measure.stack_speed(
             spec,
             vocabulary_size,
             Path(folder),
@@ -159,17 +170,20 @@ def _cost(
         )
     measured = evaluation_tokens(spec, n_targets=n_targets, n_domains=n_domains)
     processes = max(1, workers)
-    if members > 1 and spec.device.startswith("cuda"):
+    if speed.members > 1 and spec.device.startswith("cuda"):
         processes = len(stack_devices(spec.device))
-    rounds = -(-part.n_runs // (members * processes))
+    each = speed.members * processes
+    rounds = sum(-(-n_runs // each) for n_runs in part.lists)
+    training = rounds * speed.members * (n_tokens + measured) / speed.tokens_per_second
     flops = model_size(spec.size).flops_per_token(vocabulary_size, spec.context)
     return {
         "name": part.name,
         "n_runs": part.n_runs,
         "n_tokens": part.n_runs * n_tokens,
         "flops": part.n_runs * n_tokens * flops,
-        "seconds": round(rounds * members * (n_tokens + measured) / rate, 1),
-        "tokens_per_second": round(rate, 1),
+        "seconds": round(training + len(part.lists) * speed.startup_seconds, 1),
+        "tokens_per_second": round(speed.tokens_per_second, 1),
+        "startup_seconds": round(speed.startup_seconds, 1),
     }
 
 

@@ -117,7 +117,14 @@ def dry_run(settings: QuaDMixConfig, job: Job) -> dict[str, Json]:
         n_runs=n_rivals * settings.validate.n_seeds,
         proxy=judging.larger(settings.proxy, settings.validate),
     )
-    sweep = Part(name="sweep", n_runs=settings.curves.n_runs, proxy=settings.proxy)
+    curves = settings.curves
+    sweep = Part(
+        name="sweep",
+        n_runs=curves.n_runs,
+        proxy=settings.proxy,
+        start_runs=curves.start_runs,
+        batch_size=curves.batch_size,
+    )
     return planning.dry_run(settings, job, [sweep, judged])
 
 

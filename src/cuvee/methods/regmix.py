@@ -9,6 +9,7 @@
 Source: RegMix (arXiv:2407.01492); docs/papers/regmix.md lists where this differs and why.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -232,7 +233,13 @@ def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
     proxy, n_runs = settings.proxy, settings.design.n_runs
     if settings.reuse is not None and artifacts.is_done(job.folder("design")):
         n_runs = sum(kind != REUSED for kind in chain.read_made_design(job).kinds)
-    sweep = Part(name=f"sweep {proxy.size}", n_runs=n_runs, proxy=proxy)
+    sweep = Part(
+        name=f"sweep {proxy.size}",
+        n_runs=n_runs,
+        proxy=proxy,
+        start_runs=settings.start_runs if settings.in_rounds else math.inf,
+        batch_size=settings.sequential.batch_size,
+    )
     return planning.dry_run(settings, job, [sweep, planning.validation(settings)])
 
 

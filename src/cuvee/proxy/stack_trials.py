@@ -61,13 +61,14 @@ def calibrate_stack(spec: Mapping[str, Json], folder: Path) -> None:
 
 
 def measure_stack(spec: Mapping[str, Json], folder: Path) -> None:
-    """Time a stack of a size that is given (a task): tokens_per_second of all goes to timing.json.
+    """Time a stack of a given size (a task): its tokens_per_second and seconds are written.
 
     Args:
         spec: ``run``, a `TrainingSpec` of the shape as JSON; ``vocabulary_size``; ``members``,
             ``compiled`` and ``device`` of the stack.
         folder: Receives timing.json.
     """
+    started = time.perf_counter()
     run = config.parse(TrainingSpec, cast(Mapping[str, Json], spec["run"]))
     device, members = torch.device(str(spec["device"])), cast(int, spec["members"])
     with (
@@ -78,7 +79,11 @@ def measure_stack(spec: Mapping[str, Json], folder: Path) -> None:
         vocabulary_size = cast(int, spec["vocabulary_size"])
         _, seconds = stack_seconds(run, members, vocabulary_size, device, compiled=compiled)
         rate = members * run.batch_sequences * run.context / seconds
-        artifacts.write_json(aside / artifacts.TIMING, {"tokens_per_second": round(rate, 1)})
+        timing: dict[str, Json] = {
+            "tokens_per_second": round(rate, 1),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        artifacts.write_json(aside / artifacts.TIMING, timing)
 
 
 def measure_trials(
