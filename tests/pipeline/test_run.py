@@ -162,6 +162,22 @@ def test_verb_names_the_missing_step(
     assert ended.status == 1
 
 
+def test_keys_younger_than_the_folder_stand_at_their_defaults(
+    tmp_path: Path, finished: Any, cuvee: Callable[..., Any]
+) -> None:
+    """A folder of an older version goes on, unless a key it did not know is set to something."""
+    out = tmp_path / "older"
+    shutil.copytree(finished.out, out)
+    recorded = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    del recorded["search"]["refine"], recorded["pool"]["domain"]
+    (out / "config.yaml").write_text(yaml.safe_dump(recorded), encoding="utf-8")
+    same = cuvee("report", finished.config, "--out", out, "-q")
+    assert (same.status, same.stderr) == (0, "")
+    other = cuvee("report", finished.config, "--out", out, "-q", "--set", "search.refine=false")
+    assert other.status == 1
+    assert "different keys: search.refine." in other.stderr
+
+
 def test_other_config_is_refused(
     finished: Any, cuvee: Callable[..., Any], contents: Callable[[Path], Any]
 ) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TypeAlias, cast
 import yaml
 
 from cuvee import artifacts, config
-from cuvee.errors import ArtifactError
+from cuvee.artifacts import Json
+from cuvee.errors import ArtifactError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +84,13 @@ def claim(out: Path, settings: object) -> bool:
         True where the folder was not tied before.
 
     Raises:
-        ArtifactError: The folder was made with another config; the message names the keys.
+        ArtifactError: The folder was made with another config; the message names the keys. A key
+            younger than the folder counts as one that stood at its default.
     """
     path = out / _CONFIG
     text = config.dump_yaml(settings)
     if path.exists():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = _with_defaults(yaml.safe_load(path.read_text(encoding="utf-8")), settings)
         keys = config.differing_keys(before, yaml.safe_load(text))
         if keys:
             raise ArtifactError(
@@ -105,6 +107,14 @@ def claim(out: Path, settings: object) -> bool:
         )
     artifacts.write_text(path, text)
     return True
+
+
+def _with_defaults(before: Json, settings: object) -> Json:
+    """Give keys that a config written by an older version lacks what they stand at by default."""
+    try:
+        return config.dump(config.parse(type(settings), cast(Mapping[str, Json], before)))
+    except ConfigError:
+        return before  # a key that is gone since: compared as it stands
 
 
 def _remove_empty_folders(folder: Path) -> None:
