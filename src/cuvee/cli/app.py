@@ -3,6 +3,7 @@
 import typer
 
 from cuvee.cli import (
+    compare,
     copies,
     design,
     export,
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 
 run.register(app)
+compare.register(app)
 stages.register(app)
 design.register(app)
 fit.register(app)
