@@ -6,7 +6,6 @@
 4  the tables    paired differences by target, and what finding each answer cost
 """
 
-from pathlib import Path
 from typing import cast
 
 from cuvee import artifacts, config
@@ -28,10 +27,11 @@ from cuvee.methods.search_cost import run_flops
 from cuvee.proxy.machine import choose_device
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.report.comparison import ComparisonContent, ContenderRow, markdown
+from cuvee.report.comparison_page import build_comparison_page
 from cuvee.tables.runs import write_runs
 from cuvee.validate.ranking import rank
 
-COMPARISON, TABLES = "comparison.json", "comparison.md"
+COMPARISON, TABLES, PAGE = "comparison.json", "comparison.md", "report.html"
 
 
 def run(study: CompareStudy, job: Job) -> None:
@@ -117,6 +117,7 @@ def judge(study: CompareStudy, job: Job, prepared: Prepared) -> None:
     ) as aside:
         artifacts.write_json(aside / COMPARISON, content.to_json())
         artifacts.write_text(aside / TABLES, markdown(content))
+        artifacts.write_text(aside / PAGE, build_comparison_page(content))
         write_runs(aside / "runs.parquet", runs)
 
 
@@ -133,7 +134,8 @@ def as_json(job: Job) -> dict[str, Json]:
 
 def describe(job: Job) -> str:
     """Write the finished comparison for people."""
-    return f"{markdown(read_comparison(job))}\ncomparison  {Path(job.folder('comparison'))}"
+    page = job.folder("comparison") / PAGE
+    return f"{markdown(read_comparison(job))}\nreport      {page}"
 
 
 def _prepare(one: Entrant, job: Job) -> None:

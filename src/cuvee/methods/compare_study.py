@@ -54,6 +54,8 @@ class CompareConfig(ChainConfig):
 
     def __post_init__(self) -> None:
         ChainConfig.__post_init__(self)
+        if not self.methods:
+            raise ConfigError("methods is empty; name at least one method.")
         for name, own in self.methods.items():
             _check_method(name, own)
         for name in self.baselines:
@@ -66,11 +68,8 @@ class CompareConfig(ChainConfig):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"{twice[0]!r} is the name of two contenders; rename one.")
-        if len(names) < 2 or not self.methods:
-            raise ConfigError(
-                f"{len(self.methods)} methods and {len(names)} contenders are given; name at least "
-                "one method and one contender beside it."
-            )
+        if len(names) < 2:
+            raise ConfigError(f"{names[0]!r} is alone; name another method or a baseline.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -102,7 +102,7 @@ def sentence(content: ComparisonContent) -> str:
 def markdown(content: ComparisonContent) -> str:
     """Write the whole comparison as aligned Markdown; names are escaped."""
     ranking = content.ranking
-    parts = [f"**{_escaped(sentence(content))}**", _scope(content)]
+    parts = [f"**{_escaped(sentence(content))}**", scope(content)]
     parts += [_title(one, ranking) + "\n\n" + _standings(one, ranking) for one in ranking.tables]
     parts += ["### What the search cost\n\n" + _costs(content)]
     if content.accuracies:
@@ -111,14 +111,30 @@ def markdown(content: ComparisonContent) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def scope(content: ComparisonContent) -> str:
+    """Say what the tables hold and what they do not account for."""
+    ranking = content.ranking
+    weights = sorted(set(ranking.weights))
+    mean = "the mean" if len(weights) == 1 else "the weighted mean"
+    return (
+        f"Loss in bits per byte on the targets' verdict half, mean and standard deviation over "
+        f"seeds; total: {mean} over targets. Runs of one seed begin with the same weights, and "
+        f"differences are paired by seed, with {100 * ranking.confidence:g}% intervals. That the "
+        "best was found on these same runs is not corrected for."
+    )
+
+
 def flops(value: float) -> str:
     """Write floating-point operations to two digits.
 
     Example:
-        >>> flops(0.0), flops(3.14159e13)
-        ('0', '3.1e13')
+        >>> flops(0.0), flops(3.14159e9)
+        ('0', '3.1e9')
     """
-    return "0" if value == 0 else f"{value:.1e}".replace("e+", "e")
+    if value == 0:
+        return "0"
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits}e{int(exponent)}"
 
 
 def _ties(content: ComparisonContent, rows: Sequence[Standing]) -> str:
@@ -153,18 +169,6 @@ def _price(content: ComparisonContent, best: ContenderRow, rows: Sequence[Standi
         return own
     cost = f"took {flops(cheaper.flops)}" if cheaper.flops else "trained no model"
     return f"{own}, finding {clean(cheaper.name)} {cost}"
-
-
-def _scope(content: ComparisonContent) -> str:
-    ranking = content.ranking
-    weights = sorted(set(ranking.weights))
-    mean = "the mean" if len(weights) == 1 else "the weighted mean"
-    return (
-        f"Loss in bits per byte on the targets' verdict half, mean and standard deviation over "
-        f"seeds; total: {mean} over targets. Runs of one seed begin with the same weights, and "
-        f"differences are paired by seed, with {100 * ranking.confidence:g}% intervals. That the "
-        "best was found on these same runs is not corrected for."
-    )
 
 
 def _title(table: TargetTable, ranking: Ranking) -> str:
