@@ -36,9 +36,10 @@ QUAD: Mapping[str, object] = {
 def _comparison(settings: dict[str, object]) -> dict[str, object]:
     for name in ("design", "search"):
         del settings[name]
-    cast(dict[str, object], settings["proxy"]).update({"size": "0.03m", "n_tokens": 4096})
+    short = {"n_tokens": 4096, "points": [1.0]}
+    cast(dict[str, object], settings["proxy"]).update({"size": "0.03m", **short})
     cast(dict[str, object], settings["validate"]).update(
-        {"size": "0.05m", "n_tokens": 4096, "mixtures": {"by-hand": {"code": 0.5, "letters": 0.5}}}
+        {"size": "0.05m", "mixtures": {"by-hand": {"code": 0.5, "letters": 0.5}}, **short}
     )
     settings["methods"] = {
         "regmix": {
