@@ -220,7 +220,8 @@ def _merged(kind: str, plain: Mapping[str, Any], own: Mapping[str, Any]) -> dict
                 f"quad does not heed {unheeded[0]}; set it below each method that does."
             )
         shared = {key: value for key, value in shared.items() if key in _QUAD_SHARES}
-    merged = {**shared, **{key: value for key, value in own.items() if key != "method"}}
+    own_keys = {key: value for key, value in own.items() if key != "method"}
+    merged = {"preset": "default", **shared, **own_keys}
     for key in ("proxy", "search", "select"):
         below, above = shared.get(key), own.get(key)
         if isinstance(below, Mapping) and isinstance(above, Mapping):

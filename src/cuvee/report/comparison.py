@@ -148,7 +148,7 @@ def _ties(content: ComparisonContent, rows: Sequence[Standing]) -> str:
     elif not tied:
         told = f"all others are worse {level}, each taken by itself"
     else:
-        rest = ", all others are worse" if behind else ""
+        rest = ", and all others are worse" if behind else ""
         told = f"{_listed(tied)} cannot be told apart from it {level}, each taken by itself{rest}"
     return f"{told}, and every run on {_listed(lost)} diverged" if lost else told
 

@@ -142,6 +142,7 @@ def rank(
             `compare`.
 
     Example:
+        >>> import numpy as np
         >>> losses = {"a": np.array([[1.0], [1.2]]), "b": np.array([[1.1], [1.3]])}
         >>> [(row.name, row.place) for row in rank(losses, ["qa"], np.ones(1)).table().rows]
         [('a', 'best'), ('b', 'worse')]
