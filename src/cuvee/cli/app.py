@@ -15,6 +15,7 @@ from cuvee.cli import (
     search,
     show,
     stages,
+    validate,
 )
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ stages.register(app)
 design.register(app)
 fit.register(app)
 search.register(app)
+validate.register(app)
 predict.register(app)
 copies.register(app)
 overlap.register(app)
