@@ -101,6 +101,26 @@ def test_all_answers_are_judged_together(
     assert "different keys: methods.regmix.design.n_runs" in other.stderr
 
 
+def test_the_plan_counts_searches_once_and_the_judging_once(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """No method's own verdict is planned; seven contenders of two seeds are; nothing is written."""
+    config = write_config(tmp_path / "compare.yaml", _comparison(settings))
+    command = ("compare", config, "--out", tmp_path / "out", "--workers", 0, "--dry-run")
+    plan = json.loads(cuvee(*command, "--json").stdout)
+    assert {part["name"]: part["n_runs"] for part in plan["parts"]} == {
+        "regmix: sweep 0.03m": 8,
+        "quad: base": 1,
+        "validate 0.05m": 14,
+    }
+    assert plan["total"]["n_runs"] == 23
+    assert plan["total"]["flops"] == sum(part["flops"] for part in plan["parts"])
+    assert not (tmp_path / "out").exists()
+
+
 def _check_runs(out: Path, names: list[str]) -> None:
     """Every contender has a run of each seed: same size, tokens, rate and initial weights."""
     specs = {

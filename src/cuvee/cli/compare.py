@@ -1,6 +1,7 @@
 """`cuvee compare CONFIG`: several methods and baselines on one pool, judged together."""
 
 import json
+from typing import Annotated
 
 import typer
 
@@ -29,6 +30,9 @@ def register(app: typer.Typer) -> None:
         out: Out = None,
         settings: Settings = None,
         workers: Workers = None,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Print the plan and its cost; train nothing.")
+        ] = False,
         as_json: AsJson = False,
         quiet: Quiet = False,
         verbose: Verbose = False,
@@ -36,9 +40,14 @@ def register(app: typer.Typer) -> None:
         """Search by several methods on one pool and judge all answers at equal seen tokens."""
         # Imported on demand: it brings torch.
         from cuvee.methods import compare as comparing
+        from cuvee.methods import planning
         from cuvee.methods.compare_study import load_study
 
         study, folder = load_study(config, tuple(settings or ())), out_folder(out, config)
+        if dry_run:
+            plan = comparing.dry_run(study, Job(out=folder, workers=n_workers(workers)))
+            typer.echo(json.dumps(plan, indent=1) if as_json else planning.describe(plan))
+            return
         with (
             artifacts.locked(folder),
             progress_bars(shown=not quiet and not as_json) as progress,

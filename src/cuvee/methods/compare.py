@@ -10,7 +10,7 @@ from typing import cast
 
 from cuvee import artifacts, config
 from cuvee.artifacts import Json
-from cuvee.methods import chain, judging
+from cuvee.methods import chain, judging, planning
 from cuvee.methods.compare_study import (
     NATURAL,
     CompareStudy,
@@ -50,6 +50,46 @@ def run(study: CompareStudy, job: Job) -> None:
         for verb in search_steps(one):
             one.method.steps[verb](one.settings, one.job(job))
     judge(study, job, prepared)
+
+
+def dry_run(study: CompareStudy, job: Job) -> dict[str, Json]:
+    """Plan and cost every method's search and the judging, as `planning.dry_run` does one's.
+
+    What a method would train to judge its own answer is left out; documents scored are not in it.
+
+    Args:
+        study: The settings.
+        job: Its folder is read where it is labelled already, and never written to.
+    """
+    settings = study.settings
+    n_contenders = len(study.entrants) + len(settings.baselines) + len(settings.validate.mixtures)
+    judged = planning.Part(
+        name=f"validate {settings.validate.size}",
+        n_runs=n_contenders * settings.validate.n_seeds,
+        proxy=judging.larger(settings.proxy, settings.validate),
+    )
+    last = planning.dry_run(settings, job, [judged])
+    parts = []
+    for one in study.entrants:
+        plan = one.method.dry_run(one.settings, one.job(job))
+        for part in cast(list[dict[str, Json]], plan["parts"]):
+            if _is_search(one, str(part["name"])):
+                parts.append({**part, "name": f"{one.name}: {part['name']}"})
+    parts += cast(list[dict[str, Json]], last["parts"])
+    total = {
+        key: sum(cast(float, part[key]) for part in parts)
+        for key in cast(dict[str, Json], last["total"])
+    }
+    return {**last, "parts": parts, "total": total}
+
+
+def _is_search(one: Entrant, part: str) -> bool:
+    """Tell whether a part of a method's plan belongs to its search: not what judges or checks."""
+    words = part.split()
+    if words[0] == "calibrate":
+        sizes = getattr(one.settings, "sizes", ()) or (one.settings.proxy.size,)
+        return words[1] in sizes
+    return words[0] not in ("validate", "validation", "check")
 
 
 def judge(study: CompareStudy, job: Job, prepared: Prepared) -> None:
