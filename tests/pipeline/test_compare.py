@@ -45,7 +45,8 @@ def _comparison(settings: dict[str, object]) -> dict[str, object]:
         "regmix": {
             "method": "regmix",
             "design": {"n_runs": 8, "oversample": 20},
-            "search": {"n_simulated": 500, "n_best": 8},
+            "fit": {"model": "linear"},
+            "search": {"solver": "simulate", "n_simulated": 500, "n_best": 8},
         },
         "quad": dict(QUAD),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_the_order_elsewhere_is_measured_and_told(
@@ -17,11 +17,10 @@ def test_the_order_elsewhere_is_measured_and_told(
     """Runs of another size and rate on the design's mixtures; the verdict tells of both."""
     out = tmp_path / "out"
     shutil.copytree(finished.out, out)
-    before = cuvee("run", "regmix", finished.config, "--out", out, "--workers", 0, "-q").stdout
-    assert "of the design keep" not in " ".join(before.split())
+    assert "of the design keep" not in " ".join(finished.stdout.split())
     options = ("--ladder", "0.05m", "--learning-rates", "0.5", "--mixtures", 4)
     command = ("validate", finished.config, "--out", out, "--workers", 0, "-q", *options)
-    ended = cuvee(*command, "--set", "validate.learning_rate=4e-3")
+    ended = cuvee(*command)
     assert ended.status == 0, ended.stderr
     size, rate = ended.stdout.splitlines()
     assert size.startswith("At size 0.05m and 8.19k tokens: 4 mixtures of the design keep")
