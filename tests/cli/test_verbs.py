@@ -18,6 +18,7 @@ from cuvee.errors import ConfigError
 
 VERBS = (
     "run",
+    "compare",
     "label",
     "design",
     "train",

@@ -55,6 +55,16 @@ def test_cannot_be_told_apart(content: ReportContent) -> None:
     assert "difference −0.010 bits per byte (95% interval −0.030 to 0.010)" in findings(report)[0]
 
 
+def test_the_noise_floor_is_told(content: ReportContent) -> None:
+    """With replicated seeds their spread stands beside the differences."""
+    report = judged(content, word="better", difference=-0.2, ends=(-0.3, -0.1))
+    assert report.verdict is not None
+    noisy = dataclasses.replace(report.verdict, noise=0.00123)
+    told = findings(dataclasses.replace(report, verdict=noisy))
+    assert told[-1].endswith("a standard deviation of 0.0012 bits per byte.")
+    assert len(told) == len(findings(report)) + 1
+
+
 def test_one_seed_has_no_interval(content: ReportContent) -> None:
     """The sentence says why there is none."""
     report = judged(content, word="cannot be told apart", difference=-0.01, ends=(None, None))

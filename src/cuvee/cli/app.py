@@ -3,6 +3,7 @@
 import typer
 
 from cuvee.cli import (
+    compare,
     copies,
     design,
     export,
@@ -14,6 +15,7 @@ from cuvee.cli import (
     search,
     show,
     stages,
+    validate,
 )
 
 app = typer.Typer(
@@ -26,10 +28,12 @@ app = typer.Typer(
 )
 
 run.register(app)
+compare.register(app)
 stages.register(app)
 design.register(app)
 fit.register(app)
 search.register(app)
+validate.register(app)
 predict.register(app)
 copies.register(app)
 overlap.register(app)

@@ -34,6 +34,7 @@ from cuvee.tables.design import REUSED, Design, read_design, write_design
 from cuvee.tables.optimum import Optimum, read_optimum, write_optimum
 from cuvee.tables.runs import Runs, read_runs
 from cuvee.tables.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
+from cuvee.validate.agreement import describe_agreements, read_agreements
 from cuvee.validate.compare import ValidateConfig
 
 REPORT = "report.html"
@@ -340,7 +341,11 @@ def gather(
     return replace(
         found,
         sensitivity=read_sensitivity(folder / SENSITIVITY),
-        notes=(*found.notes, *(f"{one.capitalize()}." for one in prices)),
+        notes=(
+            *found.notes,
+            *(f"{one.capitalize()}." for one in prices),
+            *describe_agreements(read_agreements(job.out)),
+        ),
     )
 
 

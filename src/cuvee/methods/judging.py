@@ -31,14 +31,18 @@ from cuvee.validate.compare import ValidateConfig, Verdict, compare, named_mixtu
 from cuvee.validate.equivalent import EquivalentTokens, equivalent_tokens, objective_curves
 
 __all__ = [
+    "compare_accuracies",
     "judge",
     "larger",
+    "losses_by_mixture",
     "named_mixtures",
     "read_accuracies",
     "read_equivalent",
     "read_judged",
     "read_verdict",
     "run_name",
+    "target_names",
+    "train_judged",
     "trajectory",
     "verdict_json",
 ]
@@ -46,6 +50,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Amend: TypeAlias = Callable[[str, TrainingSpec], TrainingSpec]
+CHOSEN = "chosen"
 _VERDICT = "verdict.json"
 _EQUIVALENT = "equivalent_tokens.json"
 _ACCURACY = "accuracy.json"
@@ -82,38 +87,92 @@ def judge(
     folder = job.folder("verdict")
     if artifacts.is_done(folder):
         return
-    plain = _specs(job, settings, proxy, mixtures, prepared, target_tokens=target_tokens, seed=seed)
-    specs = {
-        run_name(name, number): amend(name, plain[run_name(name, number)])
-        for number in range(settings.n_seeds)
-        for name in mixtures
-    }
-    runs = measure.measure(job, "validate", specs, job.folder("validation"), prepared)
-    losses = measure.objective_losses(runs, prepared)
-    tables = {
-        name: np.stack(
-            [losses[runs.run_ids.index(run_name(name, k))] for k in range(settings.n_seeds)]
-        )
-        for name in mixtures
-    }
-    targets = tuple(name.split("/", 1)[1] for name in prepared.objective_names)
+    runs = train_judged(
+        job,
+        settings,
+        proxy=proxy,
+        mixtures=mixtures,
+        prepared=prepared,
+        target_tokens=target_tokens,
+        seed=seed,
+        amend=amend,
+    )
     verdict = compare(
-        tables, targets, prepared.objective, chosen="chosen", confidence=settings.confidence
+        losses_by_mixture(runs, settings, tuple(mixtures), prepared),
+        target_names(prepared),
+        prepared.objective,
+        chosen=CHOSEN,
+        confidence=settings.confidence,
     )
     worth = _worth(job, settings, runs, prepared)
-    accuracies = _accuracies(job, settings, tuple(mixtures), prepared, seed=seed)
+    accuracies = compare_accuracies(
+        job, settings, tuple(mixtures), prepared, chosen=CHOSEN, seed=seed
+    )
     with artifacts.writing(
         folder,
         stage="validate",
         settings=config.dump(settings),
         seed=seed,
-        inputs={name: artifacts.digest_of(job.folder("validation", name)) for name in specs},
+        inputs={one: artifacts.digest_of(job.folder("validation", one)) for one in runs.run_ids},
     ) as aside:
         artifacts.write_json(aside / _VERDICT, verdict.to_json())
         artifacts.write_json(aside / _EQUIVALENT, worth.to_json() if worth else None)
         if accuracies:
             artifacts.write_json(aside / _ACCURACY, rows_to_json(accuracies))
         write_runs(aside / "runs.parquet", runs)
+
+
+def train_judged(
+    job: Job,
+    settings: ValidateConfig,
+    *,
+    proxy: ProxyConfig,
+    mixtures: Mapping[str, Mixture],
+    prepared: Prepared,
+    target_tokens: int,
+    seed: int,
+    amend: Amend = unchanged,
+) -> Runs:
+    """Train every mixture with every seed, from the same initial weights for the same seed.
+
+    Args:
+        job: Where and with how many workers; the runs go to ``validation/``.
+        settings: Size, tokens and seeds.
+        proxy: Context, batch and schedule, shared with the sweep.
+        mixtures: By name.
+        prepared: The pool and the targets.
+        target_tokens: Token budget of the real run.
+        seed: The command's seed.
+        amend: As in `judge`.
+
+    Returns:
+        Final losses on the targets' verdict half, a row a mixture and seed (`run_name`).
+    """
+    plain = _specs(job, settings, proxy, mixtures, prepared, target_tokens=target_tokens, seed=seed)
+    specs = {
+        run_name(name, number): amend(name, plain[run_name(name, number)])
+        for number in range(settings.n_seeds)
+        for name in mixtures
+    }
+    return measure.measure(job, "validate", specs, job.folder("validation"), prepared)
+
+
+def losses_by_mixture(
+    runs: Runs, settings: ValidateConfig, mixtures: Sequence[str], prepared: Prepared
+) -> dict[str, FloatArray]:
+    """Return by mixture its (n_seeds, n_targets) losses in bits per byte, of `train_judged`."""
+    losses = measure.objective_losses(runs, prepared)
+    return {
+        name: np.stack(
+            [losses[runs.run_ids.index(run_name(name, k))] for k in range(settings.n_seeds)]
+        )
+        for name in mixtures
+    }
+
+
+def target_names(prepared: Prepared) -> tuple[str, ...]:
+    """Return the names of the objective's targets as verdicts give them."""
+    return tuple(name.split("/", 1)[1] for name in prepared.objective_names)
 
 
 def larger(proxy: ProxyConfig, settings: ValidateConfig) -> ProxyConfig:
@@ -182,15 +241,25 @@ def verdict_json(job: Job) -> dict[str, Json]:
     return {**found, "accuracy": accuracies} if accuracies else found
 
 
-def _accuracies(
+def compare_accuracies(
     job: Job,
     settings: ValidateConfig,
     mixtures: Sequence[str],
     prepared: Prepared,
     *,
+    chosen: str,
     seed: int,
 ) -> tuple[AccuracyRow, ...]:
-    """Compare mixtures on every task among the targets, as far as one has an accuracy."""
+    """Compare a mixture with all others on every task among the targets that has an accuracy.
+
+    Args:
+        job: Where the runs of `train_judged` are.
+        settings: Seeds and the intervals' coverage.
+        mixtures: Names of all, the chosen one among them.
+        prepared: The targets.
+        chosen: The one that is compared.
+        seed: The command's seed, for the resampling of examples.
+    """
     seeds = range(settings.n_seeds)
     found = {name: [_accuracy_of(job, run_name(name, k)) for k in seeds] for name in mixtures}
     rows: list[AccuracyRow] = []
@@ -206,7 +275,7 @@ def _accuracies(
             },
             target=target.split("/", 1)[1],
             measure=kind,
-            chosen="chosen",
+            chosen=chosen,
             chance=known[0]["chance"],
             confidence=settings.confidence,
             rng=stream(seed, "accuracy", target, kind),

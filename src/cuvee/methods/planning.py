@@ -111,11 +111,13 @@ def dry_run(settings: Planned, job: Job, parts: Sequence[Part]) -> dict[str, Jso
 
 def describe(plan: Mapping[str, Json]) -> str:
     """Write a plan as a table for people, the resolved config below it."""
-    lines = [f"{'':<22} {'runs':>6} {'tokens':>10} {'FLOPs':>9} {'time':>15}"]
     total = {**cast(dict[str, Json], plan["total"]), "name": "total"}
-    for part in [*cast(list[dict[str, Json]], plan["parts"]), total]:
+    parts = [*cast(list[dict[str, Json]], plan["parts"]), total]
+    width = max(22, *(len(str(part["name"])) for part in parts))
+    lines = [f"{'':<{width}} {'runs':>6} {'tokens':>10} {'FLOPs':>9} {'time':>15}"]
+    for part in parts:
         lines.append(
-            f"{part['name']!s:<22} {cast(float, part['n_runs']):>6.0f} "
+            f"{part['name']!s:<{width}} {cast(float, part['n_runs']):>6.0f} "
             f"{cast(float, part['n_tokens']):>10.3g} {cast(float, part['flops']):>9.2g} "
             f"{_duration(cast(float, part['seconds'])):>15}"
         )

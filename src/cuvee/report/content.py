@@ -86,6 +86,8 @@ class VerdictSection:
     equivalent: EquivalentTokens | None = None
     accuracies: tuple[AccuracyRow, ...] = ()
     """By task, measure and mixture, beside the verdict; empty where no target is a task."""
+    noise: float | None = None
+    """Noise floor: standard deviation of the objective over seeds of one mixture, bits per byte."""
 
     def totals(self) -> tuple[Comparison, ...]:
         """Return the comparisons over all targets, one a baseline."""

@@ -23,6 +23,11 @@ def findings(content: ReportContent) -> tuple[str, ...]:
     if verdict is None:
         return ()
     sentences = [_finding(row, verdict) for row in verdict.totals()]
+    if verdict.noise is not None:
+        sentences.append(
+            f"Noise floor: from seed to seed a mixture's loss has a standard deviation of "
+            f"{decimals(verdict.noise, 4)} bits per byte."
+        )
     equivalent = _equivalent(verdict)
     return (*sentences, equivalent) if equivalent else tuple(sentences)
 

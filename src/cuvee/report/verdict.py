@@ -50,4 +50,5 @@ def verdict_section(
             reason=equivalent.reason,
         ),
         accuracies=accuracies,
+        noise=verdict.noise_bpb.get(TOTAL),
     )

@@ -1,0 +1,93 @@
+"""`cuvee validate CONFIG`: the verdict, and whether the proxies' order holds elsewhere."""
+
+from typing import Annotated
+
+import typer
+
+from cuvee import artifacts
+from cuvee.cli.options import (
+    ConfigFile,
+    Method,
+    Out,
+    Quiet,
+    Settings,
+    Verbose,
+    Workers,
+    n_workers,
+    out_folder,
+)
+from cuvee.cli.progress import progress_bars
+from cuvee.cli.stages import run_step
+from cuvee.errors import ConfigError
+from cuvee.methods.job import Job
+from cuvee.methods.table import method_named
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+
+    @app.command()
+    def validate(
+        config: ConfigFile,
+        out: Out = None,
+        settings: Settings = None,
+        workers: Workers = None,
+        method: Method = "regmix",
+        ladder: Annotated[
+            str | None,
+            typer.Option(
+                "--ladder",
+                help="Sizes at which mixtures of the design are trained again, such as 0.2m,0.4m: "
+                "do they keep the proxies' order?",
+            ),
+        ] = None,
+        learning_rates: Annotated[
+            str | None,
+            typer.Option(
+                "--learning-rates",
+                help="Factors on the proxies' learning rate with which they are trained again, "
+                "such as 0.5,2.",
+            ),
+        ] = None,
+        mixtures: Annotated[
+            int, typer.Option("--mixtures", help="Mixtures that are trained again.")
+        ] = 12,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+    ) -> None:
+        """Train larger models on the chosen mixture and its baselines, and judge."""
+        overrides, folder = tuple(settings or ()), out_folder(out, config)
+        asked = ladder is not None or learning_rates is not None
+        if asked:
+            # Imported on demand: they bring torch and scipy.
+            from cuvee.methods import transfer
+            from cuvee.validate.agreement import describe_agreements
+
+            plan = transfer.TransferPlan(
+                sizes=tuple(_listed(ladder)),
+                rates=tuple(_numbers(learning_rates)),
+                n_mixtures=mixtures,
+            )
+            loaded = method_named(method).load(config, overrides)
+            transfer.require_mixtures(loaded)
+        with progress_bars(shown=not quiet) as progress:
+            job = Job(out=folder, workers=n_workers(workers), progress=progress)
+            run_step("validate", config, job, method=method, settings=overrides)
+            if asked:
+                with artifacts.locked(folder):
+                    found = transfer.check_transfer(loaded, job, plan)
+        if asked:
+            typer.echo("\n".join(describe_agreements(found)))
+
+
+def _listed(text: str | None) -> list[str]:
+    return [one.strip() for one in (text or "").split(",") if one.strip()]
+
+
+def _numbers(text: str | None) -> list[float]:
+    try:
+        return [float(one) for one in _listed(text)]
+    except ValueError as error:
+        raise ConfigError(
+            f"--learning-rates {text!r} is no list of factors; give such as 0.5,2."
+        ) from error
