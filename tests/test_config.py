@@ -170,3 +170,36 @@ def test_a_new_key_left_empty_is_no_difference() -> None:
 def test_fields_are_listed() -> None:
     """Field names come in order of definition."""
     assert config.fields_of(Inner) == ["rate", "sizes"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WithPreset:
+    """A config with presets."""
+
+    preset: str = "default"
+    """Of these settings."""
+    rate: float = 0.1
+    """Some rate."""
+    size: int = 1
+    """Some size."""
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "size"),
+    [
+        ("{}", 0.2, 1),
+        ("rate: 0.5", 0.5, 1),
+        ("preset: default", 0.2, 1),
+        ("preset: paper", 0.1, 9),
+        ("preset: paper\nsize: 3", 0.1, 3),
+    ],
+)
+def test_a_preset_fills_in_where_the_file_is_silent(
+    tmp_path: Path, text: str, rate: float, size: int
+) -> None:
+    """The one named default also where the file names none."""
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    presets = {"default": {"rate": 0.2}, "paper": {"size": 9}}
+    loaded = config.load(WithPreset, path, presets=presets)
+    assert (loaded.rate, loaded.size) == (rate, size)

@@ -31,7 +31,8 @@ def load(
         kind: The dataclass to make; nested dataclasses become nested sections.
         path: A YAML file with one mapping.
         overrides: ``a.b=value`` settings that replace the file's; values are YAML.
-        presets: Settings by name, chosen by the key ``preset``, used where the file is silent.
+        presets: Settings by name, chosen by the key ``preset``, used where the file is silent; that
+            named "default" where the file has no such key.
 
     Returns:
         The config, every default filled in.
@@ -58,7 +59,7 @@ def load(
         )
     for override in overrides:
         _override(settings, override)
-    chosen = settings.get("preset")
+    chosen = settings.get("preset", "default")
     if presets and isinstance(chosen, str) and chosen in presets:
         settings = _merge(presets[chosen], settings)
     return parse(kind, settings)
