@@ -17,7 +17,7 @@ import numpy as np
 from cuvee.design.quality_prior import draw_vectors
 from cuvee.executors import one_thread
 from cuvee.fit.feature_models import REGRESSIONS, mean_rank
-from cuvee.methods import measure, quadmix
+from cuvee.methods import quadmix
 from cuvee.methods.curve_fit import FEATURES, CurvePredictor, MeasuredCurves
 from cuvee.methods.curve_study import CurveStudy, last_vectors
 from cuvee.methods.job import Job
@@ -43,9 +43,7 @@ def main() -> None:
     job = Job(out=options.out, workers=options.workers)
     shared = quadmix.study(settings, job)
     extra = _extra(shared, options.extra)
-    runs = measure.measure(
-        job, "train further vectors", shared.specs(extra), job.folder("further"), shared.prepared
-    )
+    runs = shared.measure(extra, "train further vectors", job.folder("further"))
     asked = shared.measured(extra, runs)
     known = shared.measured(last_vectors(job), read_runs(job.folder("runs") / "runs.parquet"))
     with one_thread():

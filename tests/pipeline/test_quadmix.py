@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import json as json_reader
 
-from cuvee.tables.vectors import read_vectors
+from cuvee.tables.runs import read_runs
+from cuvee.tables.vectors import read_vectors, write_vectors
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -116,6 +118,34 @@ def test_the_same_selection_from_another_layout(
         else:
             np.testing.assert_allclose(vectors, first, atol=1e-12)
     assert taken[0] == taken[1]
+
+
+def test_a_vector_that_takes_nothing_does_not_end_the_sweep(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """It counts as a run, is kept with its reason, and fit and search go on without it."""
+    config = write_config(tmp_path / "quadmix.yaml", _tiny(settings))
+    out = tmp_path / "out"
+    rest = ("--method", "quadmix", "--out", out, "--workers", 0, "-q")
+    for verb in ("label", "design"):
+        assert cuvee(verb, config, *rest).status == 0
+    path = out / "design" / "vectors.parquet"
+    made = read_vectors(path)
+    values = made.values.copy()
+    places = [place for place, name in enumerate(made.names) if "omega" in name or "eps" in name]
+    assert len(places) == 2 * 4, made.names
+    values[5, places] = 0.0
+    write_vectors(path, replace(made, values=values))
+    for verb in ("train", "fit", "search"):
+        ended = cuvee(verb, config, *rest)
+        assert ended.status == 0, ended.stderr
+    runs = read_runs(out / "runs" / "runs.parquet")
+    assert list(runs.untrained) == [made.run_ids[5]]
+    assert runs.diverged.sum() == 1
+    assert len(runs.run_ids) == 14
 
 
 @pytest.mark.parametrize(
