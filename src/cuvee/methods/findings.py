@@ -95,8 +95,7 @@ def gather_measured(job: Job, done: Finished) -> ReportContent:
     found = gather_judged(job, done)
     notes = found.notes
     untrained = done.runs.untrained
-    diverged = int(done.runs.diverged.sum()) - len(untrained)
-    if diverged:
+    if diverged := int(done.runs.diverged.sum()) - len(untrained):
         notes = (*notes, f"{diverged} runs diverged and are left out of every fit.")
     if untrained:
         told = "; ".join(f"{name}: {why}" for name, why in untrained.items())
