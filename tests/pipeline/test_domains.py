@@ -133,9 +133,12 @@ def test_labels_of_other_documents_are_refused(source: Path, tmp_path: Path) -> 
     labels = label_pool_domains(job, pool, PoolDomainsConfig(cells=2), seed=1)
     (tmp_path / "pool" / "0.jsonl").unlink()
     (tmp_path / "pool").rmdir()
-    _write(tmp_path / "pool", [records[::-1]])
-    with pytest.raises(DataError, match="does not hold the domains of the pool's documents"):
-        scan_pool(pool, job.out, seed=1, workers=0, labels=labels)
+    for others in (records[::-1], records[:-1], [*records, {**records[0], "id": "new"}]):
+        _write(tmp_path / "pool", [others])
+        with pytest.raises(DataError, match="does not hold the domains of the pool's documents"):
+            scan_pool(pool, job.out, seed=1, workers=0, labels=labels)
+        (tmp_path / "pool" / "0.jsonl").unlink()
+        (tmp_path / "pool").rmdir()
 
 
 def test_a_run_on_named_clusters_ends_in_a_selection(

@@ -43,6 +43,8 @@ def relabelled(batches: Iterator[DocumentBatch], labels: Path) -> Iterator[Docum
                 if np.any(own["key"].to_numpy() != document_keys(batch.ids)):
                     raise _others(labels)
                 yield replace(batch, domains=own["domain"].to_pylist())
+            if any(one.num_rows for one in [*waiting, *rows]):
+                raise _others(labels)
     except (OSError, StopIteration, pa.ArrowInvalid) as error:
         raise _others(labels) from error
 

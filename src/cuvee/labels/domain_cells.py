@@ -74,6 +74,9 @@ def write_domain_column(
     Raises:
         ArtifactError: A column is unfinished, or of other documents.
     """
+    folder = out / "labels" / CELLS
+    if artifacts.is_done(folder):
+        return folder
     cuts = find_cuts(columns) if columns.scores else {}
     spec: Mapping[str, Json] = {
         "scan": str(columns.scan),

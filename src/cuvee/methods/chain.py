@@ -52,8 +52,8 @@ class ChainConfig:
     """The larger models that judge the answer."""
     seed: int = 1
     """Every random choice follows from it."""
-    domains: PoolDomainsConfig = field(default_factory=PoolDomainsConfig)
-    """What the pool's domains are, where reading them is not enough."""
+    domains: PoolDomainsConfig | None = None
+    """What the pool's domains are, where reading them is not enough; None: as they are read."""
     targets: TargetsConfig | None = None
     """What the model is to be good at; None: the domains' own validation text."""
     target_tokens: int | None = None
