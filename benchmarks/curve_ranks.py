@@ -1,27 +1,35 @@
 """How well do proxies of quality curves predict curves they were never fitted on?
 
-``python -m benchmarks.curve_ranks --config CONFIG --out DIR [--extra 32] [--json FILE]``
+``python -m benchmarks.curve_ranks --config CONFIG --out DIR [--extra 32] [--normalisation zscore]
+[--json FILE]``
 
 DIR is a run of `cuvee run quadmix CONFIG` up to its sweep. Further vectors are drawn from its prior
 and trained like its proxies (kept below DIR, so that the command can be repeated); every regression
 is fitted on the first 16, 32, 48, ... of the run's own proxies and asked about the further ones.
 Figures are Spearman correlations with the measured objective, and mean over single targets.
+
+Each ``--normalisation`` names a scale of the criteria to compare with the config's own: the same
+run is made again on it up to its sweep, below DIR/<normalisation>, with further vectors of its own.
 """
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from cuvee.design.quality_prior import draw_vectors
 from cuvee.executors import one_thread
 from cuvee.fit.feature_models import REGRESSIONS, mean_rank
-from cuvee.methods import measure, quadmix
+from cuvee.methods import quadmix
 from cuvee.methods.curve_fit import FEATURES, CurvePredictor, MeasuredCurves
 from cuvee.methods.curve_study import CurveStudy, last_vectors
 from cuvee.methods.job import Job
+from cuvee.methods.quadmix import QuaDMixConfig
 from cuvee.policy.quality_curve import parameter_names
+from cuvee.policy.ranks import Normalisation
 from cuvee.randomness import stream
 from cuvee.tables.runs import read_runs
 from cuvee.tables.vectors import Vectors
@@ -37,24 +45,43 @@ def main() -> None:
     parser.add_argument("--extra", type=int, default=32, help="vectors that are never fitted")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], help="overrides of the config")
+    parser.add_argument(
+        "--normalisation",
+        action="append",
+        default=[],
+        choices=get_args(Normalisation),
+        help="a scale of the criteria to compare with the config's; may be repeated",
+    )
     parser.add_argument("--json", type=Path, help="file the result is written to")
     options = parser.parse_args()
     settings = quadmix.load_config(options.config, tuple(options.set))
-    job = Job(out=options.out, workers=options.workers)
+    others = [name for name in options.normalisation if name != settings.normalisation]
+    result = {}
+    for name in (settings.normalisation, *others):
+        is_own = name == settings.normalisation
+        job = Job(out=options.out if is_own else options.out / name, workers=options.workers)
+        found = further_ranks(replace(settings, normalisation=name), job, n_extra=options.extra)
+        result |= found if is_own else {f"{name}: {key}": row for key, row in found.items()}
+    for name, by_number in result.items():
+        told = "  ".join(f"{number}: {value:.3f}" for number, value in by_number.items())
+        print(f"{name:<36} {told}")
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def further_ranks(
+    settings: QuaDMixConfig, job: Job, *, n_extra: int
+) -> dict[str, dict[str, float]]:
+    """Make a run up to its sweep where it is not made, train further vectors and rank them."""
+    for stage in (quadmix.label, quadmix.design, quadmix.train):
+        stage(settings, job)
     shared = quadmix.study(settings, job)
-    extra = _extra(shared, options.extra)
-    runs = measure.measure(
-        job, "train further vectors", shared.specs(extra), job.folder("further"), shared.prepared
-    )
+    extra = _extra(shared, n_extra)
+    runs = shared.measure(extra, "train further vectors", job.folder("further"))
     asked = shared.measured(extra, runs)
     known = shared.measured(last_vectors(job), read_runs(job.folder("runs") / "runs.parquet"))
     with one_thread():
-        result = ranks(known, asked)
-    for name, by_number in result.items():
-        told = "  ".join(f"{number}: {value:.3f}" for number, value in by_number.items())
-        print(f"{name:<28} {told}")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        return ranks(known, asked)
 
 
 def ranks(known: MeasuredCurves, asked: MeasuredCurves) -> dict[str, dict[str, float]]:

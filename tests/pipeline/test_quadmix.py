@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import json as json_reader
 
-from cuvee.tables.vectors import read_vectors
+from cuvee.labels.passes import align, read_column
+from cuvee.methods import quadmix
+from cuvee.methods.curve_study import CurveStudy, first_vectors
+from cuvee.methods.curves import draw_sample, top_curve
+from cuvee.methods.job import Job
+from cuvee.policy.ranks import Normalisation, Normaliser
+from cuvee.tables.runs import Runs, read_runs
+from cuvee.tables.vectors import read_vectors, write_vectors
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -116,6 +124,88 @@ def test_the_same_selection_from_another_layout(
         else:
             np.testing.assert_allclose(vectors, first, atol=1e-12)
     assert taken[0] == taken[1]
+
+
+@pytest.mark.parametrize("normalisation", ["rank", "zscore"])
+def test_one_scale_of_criteria_for_proxies_search_and_selection(
+    normalisation: Normalisation,
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+) -> None:
+    """The config's scale is what proxies are sampled by, the search is told, and the curve ranks.
+
+    Checked on the raw scores of the label column, put on the scale by `Normaliser`.
+    """
+    config = write_config(
+        tmp_path / "quadmix.yaml", {**_tiny(settings), "normalisation": normalisation}
+    )
+    read = quadmix.load_config(config)
+    job = Job(out=tmp_path / "out", workers=0)
+    quadmix.label(read, job)
+    quadmix.design(read, job)
+    shared = quadmix.study(read, job)
+    store = shared.prepared.store
+    tables = read_column(job.folder("labels", "clean"), store.shards)
+    scores = np.empty(len(store.keys))
+    for place, shard in enumerate(store.shards):
+        own = store.shard == place
+        scores[own] = align(tables[shard], store.keys[own])
+    scale = Normaliser.fit(scores[store.side == 0], larger_is_better=True, method=normalisation)
+    wanted = scale.transform(scores).astype(np.float32)
+    np.testing.assert_array_equal(shared.quality.normalised[:, 0], wanted)
+    spec = next(iter(shared.specs(first_vectors(job)).values()))
+    np.testing.assert_array_equal(np.load(spec.quality or "")[:, 0], wanted)
+    told = shared.measured(first_vectors(job), _unmeasured(shared)).sample.normalised[:, 0]
+    assert set(told.tolist()) <= set(wanted.astype(np.float64).tolist())
+    best = top_curve(store, shared.quality.normalised, shared.quality.criteria, 0, 2000)
+    copies = draw_sample(store, shared.quality.normalised, (best,), n_tokens=10**9, seed=read.seed)
+    train = store.side == 0
+    assert scores[copies > 0].min() >= np.sort(scores[train])[-int((copies > 0).sum())]
+
+
+def _unmeasured(shared: CurveStudy) -> Runs:
+    """Make runs of the natural mixture that all lost the same."""
+    n_runs, names = 12, shared.prepared.objective_names
+    losses = np.ones((n_runs, len(names)))
+    return Runs(
+        run_ids=tuple(str(number) for number in range(n_runs)),
+        domains=shared.prepared.store.domains,
+        weights=np.tile(shared.prepared.statistics.natural, (n_runs, 1)),
+        targets=names,
+        losses=losses,
+        losses_bpb=losses,
+        diverged=np.zeros(n_runs, dtype=np.bool_),
+        n_tokens=np.ones(n_runs, dtype=np.int64),
+    )
+
+
+def test_a_vector_that_takes_nothing_does_not_end_the_sweep(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """It counts as a run, is kept with its reason, and fit and search go on without it."""
+    config = write_config(tmp_path / "quadmix.yaml", _tiny(settings))
+    out = tmp_path / "out"
+    rest = ("--method", "quadmix", "--out", out, "--workers", 0, "-q")
+    for verb in ("label", "design"):
+        assert cuvee(verb, config, *rest).status == 0
+    path = out / "design" / "vectors.parquet"
+    made = read_vectors(path)
+    values = made.values.copy()
+    places = [place for place, name in enumerate(made.names) if "omega" in name or "eps" in name]
+    assert len(places) == 2 * 4, made.names
+    values[5, places] = 0.0
+    write_vectors(path, replace(made, values=values))
+    for verb in ("train", "fit", "search"):
+        ended = cuvee(verb, config, *rest)
+        assert ended.status == 0, ended.stderr
+    runs = read_runs(out / "runs" / "runs.parquet")
+    assert list(runs.untrained) == [made.run_ids[5]]
+    assert runs.diverged.sum() == 1
+    assert len(runs.run_ids) == 14
 
 
 @pytest.mark.parametrize(

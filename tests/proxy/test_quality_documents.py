@@ -19,6 +19,8 @@ from cuvee.proxy.documents import (
 )
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import ProxyConfig, SweepInputs, collect, train_all, training_spec
+from cuvee.proxy.untrainable import record_untrainable
+from cuvee.tables.runs import read_runs, write_runs
 
 SMALL = ProxyConfig(
     size="0.03m",
@@ -106,6 +108,28 @@ def test_a_run_has_the_samples_shares_and_learns(
     runs = collect(("a", "b"), tmp_path / "sweep")
     np.testing.assert_array_equal(runs.losses[0], runs.losses[1])
     np.testing.assert_allclose(runs.weights[0], plan.realised)
+
+
+def test_a_run_that_takes_too_little_is_kept_with_its_reason(
+    spec: TrainingSpec, store: TokenStore, tmp_path: Path
+) -> None:
+    """Recorded once, marked, without losses; the others of the sweep are trained all the same."""
+    nothing = replace(spec, curve=_curve(store, 0.0).to_json(), checkpoints="final")
+    few = replace(spec, curve=_curve(store, 0.5).to_json(), context=10**6)
+    specs, sweep = {"nothing": nothing, "some": spec, "few": few}, tmp_path / "sweep"
+    found = record_untrainable(specs, sweep)
+    assert set(found) == {"nothing", "few"}
+    assert "takes 0 tokens" in found["nothing"]
+    assert record_untrainable(specs, sweep) == {}
+    train_all(specs, sweep, workers=0)
+    runs = collect(tuple(specs), sweep)
+    assert runs.diverged.tolist() == [True, False, True]
+    assert runs.untrained == found
+    assert np.isnan(runs.losses[0]).all()
+    assert np.isfinite(runs.losses[1]).all()
+    np.testing.assert_array_equal(runs.weights[0], nothing.mixture.overall)
+    write_runs(tmp_path / "runs.parquet", runs)
+    assert read_runs(tmp_path / "runs.parquet").untrained == found
 
 
 def test_a_curve_of_another_pool_or_of_nothing_is_refused(

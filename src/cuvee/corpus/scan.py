@@ -19,6 +19,7 @@ from cuvee.corpus.fingerprint import DomainSamples, text_keys
 from cuvee.corpus.index import IndexJob, Kind, PoolIndex, index_pool, open_index
 from cuvee.corpus.pool import PoolConfig, Shard, list_shards, numbered
 from cuvee.corpus.read import read_batches
+from cuvee.corpus.relabel import relabelled
 from cuvee.corpus.rows import DocumentBatch
 from cuvee.errors import ArtifactError
 from cuvee.executors import Task, run_tasks
@@ -69,6 +70,7 @@ def scan_pool(
     seed: int,
     workers: int,
     on_progress: Callable[[int, int], None] | None = None,
+    labels: Path | None = None,
 ) -> PoolIndex:
     """Scan a pool and index it, going on where an earlier call was stopped.
 
@@ -80,12 +82,15 @@ def scan_pool(
         seed: The run's seed; decides the split.
         workers: Processes; 0 reads in this one.
         on_progress: Called with the number of shards done and their total.
+        labels: Artefact folder of a label column that gives the domains in place of those read:
+            ``<shard>.parquet`` with key and domain, a row a document in the order of the shard.
 
     Returns:
         The index.
 
     Raises:
-        DataError: A shard is missing or damaged, too many rows are bad, or there are no documents.
+        DataError: A shard is missing or damaged, too many rows are bad, there are no documents, or
+            the labels are of other ones.
         ConfigError: available_tokens names a domain that does not exist.
         ArtifactError: The folder was made from other shards.
     """
@@ -98,14 +103,14 @@ def scan_pool(
         scan_folder=out / "corpus" / "scan",
         seed=seed,
     )
-    index = _run(job, workers, on_progress)
-    labels = out / "labels" / "domain"
-    if not artifacts.is_done(labels):
+    index = _run(job, workers, on_progress, labels)
+    written = out / "labels" / "domain"
+    if not artifacts.is_done(written):
         digests = {
             shard.name: index_files.read_counts(job.scan_folder / shard.name)["digest"]
             for shard in shards
         }
-        index_files.write_domain_labels(index.folder, labels, digests)
+        index_files.write_domain_labels(index.folder, written, digests)
     return index
 
 
@@ -169,7 +174,8 @@ def scan_shard(spec: Mapping[str, Json], folder: Path) -> None:
     n_bytes), rejects.jsonl, samples.parquet (some texts by domain) and counts.json.
 
     Args:
-        spec: ``shard`` and ``config`` as plain data.
+        spec: ``shard`` and ``config`` as plain data; where a label column gives the domains, its
+            folder as ``labels`` and its ``digest``.
         folder: The scan's artefact folder.
 
     Raises:
@@ -177,16 +183,18 @@ def scan_shard(spec: Mapping[str, Json], folder: Path) -> None:
     """
     shard = parse(Shard, cast(Mapping[str, Json], spec["shard"]))
     settings = parse(PoolConfig, cast(Mapping[str, Json], spec["config"]))
-    with artifacts.writing(
-        folder, stage="scan", settings=reading_settings(shard, settings), seed=0, inputs={}
-    ) as aside:
+    about = {**reading_settings(shard, settings), **_labels_settings(spec)}
+    with artifacts.writing(folder, stage="scan", settings=about, seed=0, inputs={}) as aside:
         tally = _Tally()
         with (
             pq.ParquetWriter(aside / index_files.DOCUMENTS, _SCHEMA, compression="zstd") as writer,
             (aside / index_files.REJECTS).open("w", encoding="ascii", newline="\n") as rejects,
         ):
             waiting: list[pa.Table] = []
-            for batch in read_batches(shard, settings):
+            batches = read_batches(shard, settings)
+            if "labels" in spec:
+                batches = relabelled(batches, Path(str(spec["labels"])) / f"{shard.name}.parquet")
+            for batch in batches:
                 rejects.writelines(index_files.reject_line(reject) for reject in batch.rejects)
                 waiting.append(tally.add(batch))
                 if sum(table.num_rows for table in waiting) >= _ROW_GROUP:
@@ -241,18 +249,27 @@ class _Tally:
         }
 
 
-def _run(job: IndexJob, workers: int, on_progress: Callable[[int, int], None] | None) -> PoolIndex:
+def _run(
+    job: IndexJob,
+    workers: int,
+    on_progress: Callable[[int, int], None] | None,
+    labels: Path | None = None,
+) -> PoolIndex:
+    given: dict[str, Json] = {}
+    if labels is not None:
+        given = {"labels": str(labels), "digest": artifacts.digest_of(labels)}
     tasks = [
         Task(
             function="cuvee.corpus.scan:scan_shard",
-            spec={"shard": dump(shard), "config": dump(job.configs[number])},
+            spec={"shard": dump(shard), "config": dump(job.configs[number]), **given},
             folder=job.scan_folder / shard.name,
             cost=shard.n_bytes,
         )
         for shard, number in zip(job.shards, job.config_of_shard, strict=True)
     ]
     for shard, number in zip(job.shards, job.config_of_shard, strict=True):
-        check_unchanged(job.scan_folder / shard.name, reading_settings(shard, job.configs[number]))
+        about = {**reading_settings(shard, job.configs[number]), **_labels_settings(given)}
+        check_unchanged(job.scan_folder / shard.name, about)
     for n_done, _ in enumerate(run_tasks(tasks, workers=workers), start=1):
         if on_progress is not None:
             on_progress(n_done, len(tasks))
@@ -270,6 +287,10 @@ def _run(job: IndexJob, workers: int, on_progress: Callable[[int, int], None] | 
         index.n_excluded,
     )
     return index
+
+
+def _labels_settings(spec: Mapping[str, Json]) -> dict[str, Json]:
+    return {"domains": spec["digest"]} if "labels" in spec else {}
 
 
 def check_unchanged(folder: Path, settings: Json) -> None:

@@ -17,7 +17,9 @@ from cuvee.labels.passes import LabelPass, run_pass
 
 logger = logging.getLogger(__name__)
 
-_MODEL, _REPORT = "model.npz", "report.json"
+REPORT = "report.json"
+"""Of how often the classifier is right, beside its model."""
+_MODEL = "model.npz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,8 +110,8 @@ def label_domains(
             inputs={"index": artifacts.digest_of(index.folder)},
         ) as aside:
             model.save(aside / _MODEL)
-            artifacts.write_json(aside / _REPORT, report)
-    report = cast(dict[str, Json], artifacts.read_json(folder / _REPORT))
+            artifacts.write_json(aside / REPORT, report)
+    report = cast(dict[str, Json], artifacts.read_json(folder / REPORT))
     logger.info(
         "domains: accuracy %.3f, macro-F1 %.3f on %d documents held out",
         *(report[name] for name in ("accuracy", "macro_f1", "n_documents")),

@@ -29,7 +29,8 @@ class Rule:
     least: float = -np.inf
     most: float = np.inf
     width: float = 1.0
-    """Distance beyond a limit at which the rule counts as wholly broken."""
+    """Distance beyond a limit at which the rule counts as wholly broken, and within it at which it
+    is wholly kept."""
 
 
 RULES: dict[str, Rule] = {
@@ -73,13 +74,17 @@ def score_columns(columns: FloatArray) -> FloatArray:
         columns: (n_documents, n_columns) of `measure_texts`.
 
     Returns:
-        (n_documents,) minus the rules broken, each in part up to 1; 0 breaks none.
+        (n_documents,) in [0, 1] where no rule is broken: the mean over the rules of the distance
+        within the limit, up to 1 at one width. Where a rule is broken, that mean minus one, minus
+        the rules broken, each in part up to 1: below 0, so below all that break none.
     """
     least = np.array([rule.least for rule in RULES.values()])
     most = np.array([rule.most for rule in RULES.values()])
     width = np.array([rule.width for rule in RULES.values()])
-    beyond = np.maximum(np.maximum(least - columns, columns - most), 0.0)
-    score: FloatArray = -np.minimum(beyond / width, 1.0).sum(axis=1)
+    beyond = np.maximum(least - columns, columns - most) / width
+    broken = np.clip(beyond, 0.0, 1.0).sum(axis=1)
+    headroom = np.clip(-beyond, 0.0, 1.0).mean(axis=1)
+    score: FloatArray = headroom - broken - (broken > 0.0)
     return score
 
 

@@ -18,6 +18,7 @@ from cuvee.corpus.scan import read_index
 from cuvee.corpus.tokens import TokensConfig
 from cuvee.errors import ConfigError, InfeasibleError
 from cuvee.methods import findings, judging, measure, rounds, shipping
+from cuvee.methods.domains import PoolDomainsConfig, describe_domains
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared, TargetsConfig, open_prepared, prepare
 from cuvee.policy.mixture import Mixture
@@ -52,6 +53,8 @@ class ChainConfig:
     """The larger models that judge the answer."""
     seed: int = 1
     """Every random choice follows from it."""
+    domains: PoolDomainsConfig | None = None
+    """What the pool's domains are, where reading them is not enough; None: as they are read."""
     targets: TargetsConfig | None = None
     """What the model is to be good at; None: the domains' own validation text."""
     target_tokens: int | None = None
@@ -91,7 +94,12 @@ def label(settings: ChainConfig, job: Job, *, tokens: TokensConfig | None = None
     choose_device(settings.proxy.device)
     with claimed(job.out, settings):
         prepared = prepare(
-            job, settings.pool, settings.targets, tokens or settings.tokens, seed=settings.seed
+            job,
+            settings.pool,
+            settings.targets,
+            tokens or settings.tokens,
+            seed=settings.seed,
+            domains=settings.domains,
         )
         check(settings, prepared)
 
@@ -300,7 +308,8 @@ def mixture_of(settings: ChainConfig, prepared: Prepared, row: FloatArray) -> Mi
 
 def report(job: Job, content: ReportContent) -> None:
     """Write report.html from the finished artefacts."""
-    artifacts.write_text(job.out / REPORT, build_page(content))
+    told = replace(content, notes=(*content.notes, *describe_domains(job)))
+    artifacts.write_text(job.out / REPORT, build_page(told))
 
 
 def gather(

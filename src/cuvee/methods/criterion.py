@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
+from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
 
 Kind: TypeAlias = Literal[
@@ -95,3 +96,12 @@ class CriterionConfig:
         """True where larger scores are better."""
         given = self.larger_is_better
         return self.kind != "perplexity" if given is None else given
+
+    def options(self, seed: int) -> dict[str, Json]:
+        """Return what its scorer is told besides its model's file."""
+        if self.kind == "column":
+            return {"number": self.column}
+        if self.kind == "dsir":
+            return {"seed": seed}
+        named = {"label": self.label, "prompt": self.prompt, "max_tokens": self.max_tokens}
+        return {name: value for name, value in named.items() if value is not None}

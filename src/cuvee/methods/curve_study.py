@@ -25,10 +25,13 @@ from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.methods.quality import NORMALISED, Quality
 from cuvee.policy.induced import PoolSample
+from cuvee.policy.mixture import Mixture
 from cuvee.policy.quality_curve import QualityCurve
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import ProxyConfig, training_spec
+from cuvee.proxy.untrainable import record_untrainable
 from cuvee.randomness import integer_seed, stream
+from cuvee.simplex import normalise
 from cuvee.tables.runs import Runs
 from cuvee.tables.vectors import Vectors, read_vectors, write_vectors
 
@@ -108,13 +111,33 @@ class CurveStudy:
             spec = training_spec(
                 proxy,
                 inputs,
-                curves.expected_mixture(prepared.store, self.quality.normalised, (curve,)),
+                self._expected(curve),
                 seed=self.seed,
                 run_seed=run_seed,
                 learning_rate=rate,
             )
             specs[run_id] = replace(spec, curve=curve.to_json(), quality=path)
         return specs
+
+    def _expected(self, curve: QualityCurve) -> Mixture:
+        """Return the shares a curve is expected to take; the pool's where it takes nothing."""
+        store = self.prepared.store
+        tokens = curves.expected_tokens(store, self.quality.normalised, (curve,))
+        natural = self.prepared.statistics.natural
+        return Mixture.flat(store.domains, normalise(tokens) if tokens.any() else natural)
+
+    def measure(self, made: Vectors, stage: str, sweep: Path) -> Runs:
+        """Train a proxy on what each vector samples; one that samples too little is recorded only.
+
+        Args:
+            made: The vectors.
+            stage: What the progress bar calls it.
+            sweep: Folder of the runs.
+        """
+        specs = self.specs(made)
+        for run_id, why in record_untrainable(specs, sweep).items():
+            logger.warning("%s is not trained, and left out of every fit: %s", run_id, why)
+        return measure.measure(self.job, stage, specs, sweep, self.prepared)
 
     def measure_in_rounds(self, start: Vectors) -> tuple[Vectors, Runs]:
         """Train the start, then batch after batch where the best is expected.
@@ -129,8 +152,7 @@ class CurveStudy:
         """
         made, number = start, 0
         while True:
-            specs, sweep = self.specs(made), self.job.folder("sweep")
-            runs = measure.measure(self.job, "train proxies", specs, sweep, self.prepared)
+            runs = self.measure(made, "train proxies", self.job.folder("sweep"))
             room = self.settings.n_runs - len(made.run_ids)
             if room <= 0:
                 return made, runs

@@ -97,6 +97,13 @@ def expected_mixture(
     Raises:
         DataError: It takes nothing.
     """
+    return Mixture.flat(store.domains, normalise(expected_tokens(store, normalised, some)))
+
+
+def expected_tokens(
+    store: TokenStore, normalised: FloatArray, some: Sequence[QualityCurve]
+) -> FloatArray:
+    """Return the (n_domains,) tokens that a curve, or a union of several, is expected to take."""
     train = np.flatnonzero(store.side == 0)
     domain: IntArray = store.domain[train].astype(np.int64)
     copies = pool_copies(
@@ -105,7 +112,7 @@ def expected_mixture(
     tokens = np.bincount(
         domain, weights=copies * store.n_tokens[train], minlength=len(store.domains)
     )
-    return Mixture.flat(store.domains, normalise(tokens))
+    return np.asarray(tokens, dtype=np.float64)
 
 
 def draw_sample(

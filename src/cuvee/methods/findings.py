@@ -94,9 +94,12 @@ def gather_measured(job: Job, done: Finished) -> ReportContent:
     """Make what needs no predictor of mixtures."""
     found = gather_judged(job, done)
     notes = found.notes
-    if done.runs.diverged.any():
-        diverged = int(done.runs.diverged.sum())
+    untrained = done.runs.untrained
+    if diverged := int(done.runs.diverged.sum()) - len(untrained):
         notes = (*notes, f"{diverged} runs diverged and are left out of every fit.")
+    if untrained:
+        told = "; ".join(f"{name}: {why}" for name, why in untrained.items())
+        notes = (*notes, f"{len(untrained)} runs took too little text to be trained on ({told}).")
     return replace(found, runs=_runs(done), notes=notes)
 
 

@@ -110,8 +110,9 @@ def measure(
     """Train every run of a sweep and gather its losses."""
     _train(job, stage, specs, folder, prepared)
     runs = collect(tuple(specs), folder)
-    if runs.diverged.any():
-        names = [name for name, bad in zip(runs.run_ids, runs.diverged, strict=True) if bad]
+    names = [name for name, bad in zip(runs.run_ids, runs.diverged, strict=True) if bad]
+    names = [name for name in names if name not in runs.untrained]
+    if names:
         logger.warning(
             "%d of %d runs diverged and are left out of every fit: %s",
             len(names),

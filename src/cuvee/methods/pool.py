@@ -17,6 +17,7 @@ from cuvee.corpus.store import TokenStore
 from cuvee.corpus.tasks import TaskConfig, check_tasks
 from cuvee.corpus.tokens import TokensConfig, make_tokenizer, tokenise_pool
 from cuvee.errors import ConfigError, DataError
+from cuvee.methods.domains import PoolDomainsConfig, label_pool_domains
 from cuvee.methods.job import Job
 from cuvee.tables.statistics import PoolStatistics
 
@@ -113,6 +114,7 @@ def prepare(
     tokens: TokensConfig,
     *,
     seed: int,
+    domains: PoolDomainsConfig | None = None,
 ) -> Prepared:
     """Read, split, index and tokenise pool and targets; finished parts are not made again.
 
@@ -122,6 +124,7 @@ def prepare(
         targets: The target sets; None takes the domains' own validation text as objective.
         tokens: Tokenizer settings.
         seed: The run's seed.
+        domains: What the pool's domains are; None: as they are read.
 
     Returns:
         The opened stores.
@@ -131,7 +134,12 @@ def prepare(
     check_tasks(targets.tasks if targets else {})
     with job.stage("label"):
         index = scan_pool(
-            pool, job.out, seed=seed, workers=job.workers, on_progress=_bar(job, "label pool")
+            pool,
+            job.out,
+            seed=seed,
+            workers=job.workers,
+            on_progress=_bar(job, "label pool"),
+            labels=label_pool_domains(job, pool, domains, seed=seed) if domains else None,
         )
         if targets is not None:
             target_index = scan_targets(

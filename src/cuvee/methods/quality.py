@@ -151,7 +151,7 @@ def _score(
         texts = texts[:: max(1, len(texts) // _REFERENCE_TEXTS)]
     elif criterion.kind in LEARNT:
         path, auc = _learn(job, name, criterion, texts, seed)
-    options = _options(criterion, seed)
+    options = criterion.options(seed)
     folder = run_pass(
         LabelPass(
             column=name,
@@ -194,16 +194,6 @@ def _learn(
         fitted.save(aside)
         aside.replace(path)
     return path, kind.load(path).auc
-
-
-def _options(criterion: CriterionConfig, seed: int) -> dict[str, Json]:
-    """Return what a scorer is told besides its model's file."""
-    if criterion.kind == "column":
-        return {"number": criterion.column}
-    if criterion.kind == "dsir":
-        return {"seed": seed}
-    named = {name: getattr(criterion, name) for name in ("label", "prompt", "max_tokens")}
-    return {name: value for name, value in named.items() if value is not None}
 
 
 def _fill(name: str, criterion: CriterionConfig, scores: FloatArray) -> tuple[FloatArray, float]:

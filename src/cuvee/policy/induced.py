@@ -101,8 +101,8 @@ class Induced:
 
     @property
     def shares(self) -> FloatArray:
-        """(n_domains,) shares of the tokens; sum to 1."""
-        shares: FloatArray = self.tokens / self.tokens.sum()
+        """(n_domains,) shares of the tokens; sum to 1, or all 0 where nothing is taken."""
+        shares: FloatArray = self.tokens / max(float(self.tokens.sum()), 1e-300)
         return shares
 
     def features(self, *, by_domain: bool) -> FloatArray:

@@ -139,6 +139,36 @@ def sample_documents(
         ConfigError: The curve's domains are not the pool's.
         DataError: The curve takes no document.
     """
+    own, domain, drawn = _drawn(run, store, documents)
+    taken, copies, tokens = {}, {}, []
+    for index, name in enumerate(store.domains):
+        kept = (domain == index) & (drawn > 0)
+        taken[name], copies[name] = own[kept], drawn[kept]
+        tokens.append(float((drawn[kept] * store.n_tokens[own[kept]]).sum()))
+    if not any(tokens):
+        raise DataError(
+            "the quality curve takes no document of any domain that the run may draw from; raise "
+            "prior.smallest_threshold, or give the proxies more text (proxy.n_tokens)."
+        )
+    return taken, copies, Mixture.flat(store.domains, normalise(np.array(tokens)))
+
+
+def sampled_tokens(run: TrainingSpec, store: TokenStore, documents: dict[str, IntArray]) -> int:
+    """Count the tokens of `sample_documents`, copies each time; 0 where it would refuse.
+
+    Args:
+        run: With a curve and the file of criteria.
+        store: The pool.
+        documents: By domain: what the run may draw from.
+    """
+    own, _, drawn = _drawn(run, store, documents)
+    return int((drawn * store.n_tokens[own]).sum())
+
+
+def _drawn(
+    run: TrainingSpec, store: TokenStore, documents: dict[str, IntArray]
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Return the documents a run may draw from, their domains, and copies drawn of each."""
     curves = curves_from_json(run.curve or {})
     if any(curve.domains != store.domains for curve in curves) or run.quality is None:
         raise ConfigError(
@@ -152,17 +182,7 @@ def sample_documents(
         curves, normalised=criteria[own], n_tokens=store.n_tokens[own], domain=domain
     )
     drawn = draw_copies(expected, store.keys[own], seed=run.evaluation_seed)
-    taken, copies, tokens = {}, {}, []
-    for index, name in enumerate(store.domains):
-        kept = (domain == index) & (drawn > 0)
-        taken[name], copies[name] = own[kept], drawn[kept]
-        tokens.append(float((drawn[kept] * store.n_tokens[own[kept]]).sum()))
-    if not any(tokens):
-        raise DataError(
-            "the quality curve takes no document of any domain that the run may draw from; raise "
-            "prior.smallest_threshold, or give the proxies more text (proxy.n_tokens)."
-        )
-    return taken, copies, Mixture.flat(store.domains, normalise(np.array(tokens)))
+    return own, domain, drawn
 
 
 def copied_documents(

@@ -45,6 +45,8 @@ class RunRecord:
         """
         self.run = run
         self.diverged = False
+        self.untrained: str | None = None
+        """Why it could not be trained; such a run has no losses."""
         self._folder = folder
         self._sets = sets
         self._realised = realised
@@ -83,7 +85,8 @@ class RunRecord:
         artifacts.write_json(
             self._folder / "result.json",
             {
-                "diverged": self.diverged or relapsed(losses),
+                "diverged": self.diverged or relapsed(losses) or self.untrained is not None,
+                **({"untrained": self.untrained} if self.untrained else {}),
                 "n_tokens": run.n_sequences * run.context,
                 "n_parameters": model_size(run.size).n_parameters,
                 "columns": list(run.mixture.column_names),
@@ -97,7 +100,7 @@ class RunRecord:
             },
         )
         write_trajectory(self._folder / "trajectory.parquet", self._trajectory())
-        if run.checkpoints == "final":
+        if run.checkpoints == "final" and self.untrained is None:
             self._save(state, "model.safetensors")
         artifacts.write_json(self._folder / artifacts.TIMING, timing)
 

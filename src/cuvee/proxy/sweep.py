@@ -268,6 +268,11 @@ def collect(run_ids: Sequence[str], folder: Path) -> Runs:
         losses_bpb=np.array([losses for _, losses in finals]),
         diverged=np.array([bool(one["diverged"]) for one in results]),
         n_tokens=np.array([int(cast(int, one["n_tokens"])) for one in results], dtype=np.int64),
+        untrained={
+            name: str(one["untrained"])
+            for name, one in zip(run_ids, results, strict=True)
+            if "untrained" in one
+        },
     )
 
 

@@ -1,6 +1,7 @@
 """The measurements: final losses of every run, and the trajectories they end."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,12 @@ class Runs:
     losses_bpb: FloatArray
     """(n_runs, n_targets) bits per byte."""
     diverged: BoolArray
-    """(n_runs,) True where the loss became NaN or spiked; kept, marked, left out of fits."""
+    """(n_runs,) True where the loss became NaN or spiked, or where the run could not be trained;
+    kept, marked, left out of fits."""
     n_tokens: IntArray
     """(n_runs,) tokens trained on."""
+    untrained: Mapping[str, str] = field(default_factory=dict)
+    """Why a run could not be trained, by run id; its weights are those it was to have."""
 
     def column(self, target: str) -> FloatArray:
         """Return the (n_runs,) bits per byte of one evaluation set."""
@@ -50,12 +54,17 @@ class Trajectory:
 
 
 def write_runs(path: Path, runs: Runs) -> None:
-    """Write runs as Parquet: ids, ``weight:<domain>``, ``loss:<set>`` and ``bpb:<set>`` columns."""
+    """Write runs as Parquet: ids, ``weight:<domain>``, ``loss:<set>`` and ``bpb:<set>`` columns.
+
+    Where runs could not be trained there is a column ``untrained`` too, the reason or null.
+    """
     columns: dict[str, object] = {
         "run_id": list(runs.run_ids),
         "diverged": runs.diverged,
         "n_tokens": runs.n_tokens,
     }
+    if runs.untrained:
+        columns["untrained"] = [runs.untrained.get(name) for name in runs.run_ids]
     for prefix, names, values in (
         ("weight", runs.domains, runs.weights),
         ("loss", runs.targets, runs.losses),
@@ -77,8 +86,10 @@ def read_runs(path: Path) -> Runs:
 
     domains, weights = block("weight")
     targets, losses = block("loss")
+    run_ids = tuple(table["run_id"].to_pylist())
+    reasons = table["untrained"].to_pylist() if "untrained" in table.column_names else []
     return Runs(
-        run_ids=tuple(table["run_id"].to_pylist()),
+        run_ids=run_ids,
         domains=domains,
         weights=weights,
         targets=targets,
@@ -86,6 +97,7 @@ def read_runs(path: Path) -> Runs:
         losses_bpb=block("bpb")[1],
         diverged=table["diverged"].to_numpy(zero_copy_only=False).astype(bool),
         n_tokens=table["n_tokens"].to_numpy().astype(np.int64),
+        untrained={name: why for name, why in zip(run_ids, reasons, strict=False) if why},
     )
 
 
