@@ -20,6 +20,7 @@ VERBS = (
     "run",
     "label",
     "design",
+    "ingest",
     "train",
     "fit",
     "predict",

@@ -8,6 +8,7 @@ from cuvee.cli import (
     export,
     fit,
     influence,
+    ingest,
     overlap,
     predict,
     run,
@@ -28,6 +29,7 @@ app = typer.Typer(
 run.register(app)
 stages.register(app)
 design.register(app)
+ingest.register(app)
 fit.register(app)
 search.register(app)
 predict.register(app)

@@ -166,8 +166,10 @@ def design(settings: RegMixConfig, job: Job) -> None:
 
 
 def train(settings: RegMixConfig, job: Job) -> None:
-    """Train a proxy on each mixture of the design."""
+    """Train a proxy on each mixture of the design, unless another trainer has (`ingest`)."""
     prepared = open_stores(settings, job)
+    if artifacts.is_done(job.folder("runs")):
+        return
     with job.stage("train"):
         if settings.reuse is not None:
             _train_reuse(settings, job, prepared)
