@@ -30,6 +30,7 @@ VERBS = (
     "report",
     "show",
     "overlap",
+    "duplicates",
     "copies",
     "influence",
     "export",

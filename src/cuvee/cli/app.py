@@ -5,6 +5,7 @@ import typer
 from cuvee.cli import (
     copies,
     design,
+    duplicates,
     export,
     fit,
     influence,
@@ -35,6 +36,7 @@ search.register(app)
 predict.register(app)
 copies.register(app)
 overlap.register(app)
+duplicates.register(app)
 influence.register(app)
 export.register(app)
 show.register(app)
