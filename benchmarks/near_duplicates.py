@@ -9,7 +9,7 @@ of a true share of at least 0.9 that are both called near-duplicates, ``recall_0
 (the threshold; signatures of 128 numbers tell a share to about 0.03). ``precision`` is the share of
 documents called near-duplicates (in groups of up to 50) that truly share 0.7 of their runs with
 another. MB of UTF-8 text a second, one core: ``mb_per_second`` of ours, reading and grouping
-included; ``signing_ratio`` is that over datasketch as its manual shows it, SHA-1 of each run of each
+included; ``signing_ratio`` is that over datasketch as its manual shows it, SHA-1 of every run of a
 document, without reading.
 """
 
