@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from cuvee import artifacts
+from cuvee.methods import measure
+from cuvee.methods.job import Job
 from cuvee.tables.design import read_design
 from cuvee.tables.runs import read_runs, read_trajectory
 
@@ -136,6 +138,7 @@ def test_from_design_to_search_by_another_trainer(
     shares = dict(zip(found["domains"], found["weights"], strict=True))
     assert shares["code"] == max(shares.values())  # what lowers the fake trainer's losses
     assert not (designed / "machine.json").exists()  # nothing was trained here
+    assert measure.ingested_size(Job(out=designed, workers=0)) == "70m"
 
 
 def test_blend_is_what_is_fitted(designed: Path) -> None:

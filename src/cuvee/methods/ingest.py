@@ -14,6 +14,7 @@ from cuvee.artifacts import Json
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ArtifactError, ConfigError, DataError
 from cuvee.methods.job import Job
+from cuvee.methods.measure import INGEST
 from cuvee.methods.pool import Prepared, open_prepared
 from cuvee.methods.regmix import RegMixConfig, load_config
 from cuvee.methods.trainer_configs import read_drawn
@@ -209,13 +210,13 @@ def _write_sweep(
     for run_id, row in zip(made.run_ids, made.weights.tolist(), strict=True):
         weights = dict(zip(columns, row, strict=True))
         with artifacts.writing(
-            job.folder("sweep", run_id), stage="ingest", settings={}, seed=seed, inputs=inputs
+            job.folder("sweep", run_id), stage=INGEST, settings={}, seed=seed, inputs=inputs
         ) as aside:
             _write_run(aside, logged[run_id], weights, targets, ratio, settings)
     runs = collect(made.run_ids, job.folder("sweep"))
     made_of = {name: artifacts.digest_of(job.folder("sweep", name)) for name in made.run_ids}
     with artifacts.writing(
-        job.folder("runs"), stage="ingest", settings={}, seed=seed, inputs=made_of
+        job.folder("runs"), stage=INGEST, settings={}, seed=seed, inputs=made_of
     ) as aside:
         write_runs(aside / "runs.parquet", runs)
 

@@ -240,10 +240,12 @@ def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
 
 def content(settings: RegMixConfig, job: Job) -> ReportContent:
     """Gather the report of a finished run."""
-    found = chain.gather(settings, job, method="RegMix", command="regmix")
+    size = measure.ingested_size(job)
+    found = chain.gather(settings, job, method="RegMix", command="regmix", size=size)
     reused = () if settings.reuse is None else (reusing.describe(job),)
     grouped = fitting.describe_groups(job) if settings.target_groups else ()
-    return replace(found, notes=(*found.notes, *_rounds(job), *reused, *grouped))
+    others = ("The proxies were trained by another trainer.",) if size else ()
+    return replace(found, notes=(*found.notes, *others, *_rounds(job), *reused, *grouped))
 
 
 def _rounds(job: Job) -> tuple[str, ...]:
