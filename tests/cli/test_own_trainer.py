@@ -246,6 +246,32 @@ def test_names_of_a_tracker_and_steps(
     )
 
 
+def test_charts_exported_by_a_tracker(
+    designed: Path, tmp_path: Path, cuvee: Callable[..., Any]
+) -> None:
+    """A chart a metric, a column a run beside its bounds, blank where a run has no such step."""
+    rows, files = _rows(designed), []
+    runs = sorted({str(row["run_id"]) for row in rows})
+    for name in DOMAINS:
+        lines: list[dict[str, object]] = []
+        for step, at in zip((4, 8), POINTS, strict=True):
+            values = {row["run_id"]: row[f"domain/{name}"] for row in rows if row["tokens"] == at}
+            line: dict[str, object] = {"Step": step}
+            for run in runs:
+                line[f"{run} - eval/{name}"] = "" if run == "natural" and step == 4 else values[run]
+                line[f"{run} - eval/{name}__MIN"] = line[f"{run} - eval/{name}__MAX"] = 0.0
+            lines.append(line)
+        files += ["--from", _log(tmp_path / f"chart-{name}.csv", lines)]
+    names = [part for name in DOMAINS for part in ("--target", f"{name}=eval/{name}")]
+    ended = cuvee("ingest", designed, *files, *names, "--tokens-per-step", 512, "--json")
+    assert ended.status == 0, ended.stderr
+    assert json.loads(ended.stdout)["n_points"] == 19
+    found = read_runs(designed / "runs" / "runs.parquet")
+    by_id = {row["run_id"]: row for row in rows if row["tokens"] == N_TOKENS}
+    expected = [[by_id[one][name] for name in found.targets] for one in found.run_ids]
+    np.testing.assert_allclose(found.losses, np.array(expected, dtype=np.float64))
+
+
 def _drop_run(rows: list[dict[str, object]]) -> list[dict[str, object]]:
     return [row for row in rows if row["run_id"] != "natural"]
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from cuvee.tables.swarm import ID_COLUMNS
 
 RUN_COLUMNS = ("run_id", "run", *ID_COLUMNS)
 """Names the column of runs may have; a file without one is the run that its name says."""
+_CHART_RUN = "run_id"
+_CHARTED = re.compile(r"(?P<run>.+?) - (?P<metric>.+?)(?<!__MIN)(?<!__MAX)")
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
 _Row = Mapping[str, object]
 
@@ -54,7 +57,9 @@ def read_logged(
     NaN or infinite is one of a run that diverged.
 
     Args:
-        paths: ``.csv``, ``.jsonl`` or ``.ndjson`` files.
+        paths: ``.csv``, ``.jsonl`` or ``.ndjson`` files. A chart's export, with a column a run
+            named ``<run> - <metric>`` as Weights & Biases writes it, is one metric of all runs;
+            several are put together.
         columns: What the columns are called.
         targets: Names to look for: ``target/<name>`` and ``domain/<name>``. A column has such a
             name, or the part behind the stroke where only one has it.
@@ -68,8 +73,7 @@ def read_logged(
     found: dict[str, dict[int, tuple[list[float], int | None]]] = {}
     where: dict[tuple[str, int], str] = {}
     names: tuple[str, ...] | None = None
-    for path in paths:
-        rows = list(_rows(path))
+    for path, rows in _tables(paths):
         reader = _Reader.of(path, rows, columns, targets)
         if names not in (None, tuple(reader.targets)):
             raise DataError(
@@ -187,6 +191,38 @@ class _Reader:
                 f"{self.path}: row {number}, column {column!r} is {text!r}; expected a count."
             )
         return value
+
+
+def _tables(paths: Sequence[Path]) -> Iterator[tuple[Path, list[_Row]]]:
+    """Yield each file's rows; charts come last and as one table."""
+    charts: dict[tuple[str, str], dict[str, object]] = {}
+    last = None
+    for path in paths:
+        rows = list(_rows(path))
+        if not any(_CHARTED.fullmatch(name) for row in rows[:1] for name in row):
+            yield path, rows
+            continue
+        last = path
+        for row in rows:
+            for at, run, metric, value in _chart_cells(row):
+                own = charts.setdefault((run, str(at[1])), {_CHART_RUN: run, at[0]: at[1]})
+                if metric in own and own[metric] != value:
+                    raise DataError(
+                        f"{path}: {metric!r} of run {run!r} at {at[0]} {at[1]} was given before. "
+                        "Keep one chart of each metric."
+                    )
+                own[metric] = value
+    if last is not None:
+        yield last, list(charts.values())
+
+
+def _chart_cells(row: _Row) -> Iterator[tuple[tuple[str, object], str, str, object]]:
+    """Yield place, run, metric and value of the filled cells of a chart's row."""
+    place, *columns = row
+    for name in columns:
+        match, value = _CHARTED.fullmatch(name), _given(row, name)
+        if match is not None and value is not None:
+            yield (place.lower(), row[place]), match["run"], match["metric"], value
 
 
 def _rows(path: Path) -> Iterator[_Row]:
