@@ -179,7 +179,7 @@ def draw_labels(rng: np.random.Generator, n: int) -> tuple[IntArray, IntArray, l
     """Draw domains of 1000:1, lengths, and three scores that agree in part.
 
     The first is crowded near 0 as a classifier's, the second has long tails, and three in ten of
-    the third are one value, as with rules of thumb.
+    the third are one value, as with rules of thumb that are counted.
     """
     shares = SKEW ** -np.linspace(0.0, 1.0, N_DOMAINS)
     domain = rng.choice(N_DOMAINS, n, p=shares / shares.sum()).astype(np.int64)

@@ -11,7 +11,16 @@ import numpy as np
 from cuvee.arrays import KeyArray
 
 Purpose: TypeAlias = Literal[
-    "split", "subset", "copies", "order", "discard", "sample", "half", "probe", "resample"
+    "split",
+    "subset",
+    "copies",
+    "order",
+    "discard",
+    "sample",
+    "half",
+    "probe",
+    "resample",
+    "duplicates",
 ]
 _MASK = (1 << 64) - 1
 _AT_ONCE = 512

@@ -23,7 +23,7 @@ Change = Callable[[Path, Settings], None]
 WORDS = ["the", "cat", "saw", "a", "dog", "and", "a", "bird", "that", "sang", "to", "it"]
 LOOSE = ("config.yaml", "corpus/rejects.jsonl", "targets/rejects.jsonl", "timing.json")
 """Files that stand outside finished artefacts and are whole when they are there."""
-FORMATS = ".parquet, .jsonl, .jsonl.gz, .jsonl.zst"
+FORMATS = ".parquet, .jsonl, .jsonl.gz, .jsonl.zst, .json.gz, .json.zst"
 SIZES = "0.03m, 0.05m, 0.1m, 0.2m, 0.4m, 0.8m, 1m, 1.5m, 3m, 10m, 20m, 30m, 60m, 85m, 300m, 800m"
 NAME_RULE = (
     "cannot be part of a folder's name; use 1 to 64 letters, digits, '.', '_' or '-', the first a "
@@ -331,9 +331,9 @@ CONFIG = (
     Case(
         name="unknown key",
         change=setting("sede", 1),
-        message="config key sede is unknown; allowed here: design, domain_epochs, domains, fit, "
-        "max_epochs, phases, pool, preset, proxy, reuse, runs, search, seed, select, sequential, "
-        "start_runs, target_groups, target_tokens, targets, tokens, validate.",
+        message="config key sede is unknown; allowed here: design, domain_epochs, domains, "
+        "duplicates, fit, max_epochs, phases, pool, preset, proxy, reuse, runs, search, seed, select, "
+        "sequential, start_runs, target_groups, target_tokens, targets, tokens, validate.",
     ),
     Case(
         name="unknown nested key",

@@ -6,9 +6,11 @@ from cuvee.cli import (
     compare,
     copies,
     design,
+    duplicates,
     export,
     fit,
     influence,
+    ingest,
     overlap,
     predict,
     run,
@@ -31,12 +33,14 @@ run.register(app)
 compare.register(app)
 stages.register(app)
 design.register(app)
+ingest.register(app)
 fit.register(app)
 search.register(app)
 validate.register(app)
 predict.register(app)
 copies.register(app)
 overlap.register(app)
+duplicates.register(app)
 influence.register(app)
 export.register(app)
 show.register(app)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cuvee import artifacts
 from cuvee.cli import assignments
 from cuvee.cli.options import (
     AsJson,
@@ -21,8 +22,11 @@ from cuvee.cli.options import (
 from cuvee.cli.progress import progress_bars
 from cuvee.cli.stages import run_step
 from cuvee.errors import ConfigError
+from cuvee.export.run_configs import TRAINERS, trainer_of
 from cuvee.methods.job import Job
 from cuvee.methods.swarm_next import describe_next, propose_tables
+
+_TRAINERS = ", ".join(TRAINERS)
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +53,20 @@ def register(app: typer.Typer) -> None:
             list[str] | None, typer.Option("--cap", help="DOMAIN=SHARE at most.")
         ] = None,
         seed: Annotated[int, typer.Option("--seed", help="Of the candidates.")] = 1,
+        to: Annotated[
+            str | None,
+            typer.Option("--to", help=f"Write a config a run for another trainer: {_TRAINERS}."),
+        ] = None,
+        root: Annotated[
+            str | None,
+            typer.Option(
+                "--root", help="With --to: path below which the trainer finds data/DOMAIN."
+            ),
+        ] = None,
+        data: Annotated[
+            list[str] | None,
+            typer.Option("--data", help="With --to: DOMAIN=PATH of its data, where elsewhere."),
+        ] = None,
         out: Out = None,
         settings: Settings = None,
         workers: Workers = None,
@@ -58,18 +76,26 @@ def register(app: typer.Typer) -> None:
         verbose: Verbose = False,
     ) -> None:
         """Choose the mixtures to be measured."""
+        if to is None and (root is not None or data):
+            raise ConfigError("--root and --data go with --to, the trainer's name.")
         if following is None:
-            if source.is_dir() or objective or cap or as_json:
+            if source.is_dir() or objective or cap or (as_json and to is None):
                 raise ConfigError(
                     "a predictor's folder, --objective, --cap and --json go with --next N; without "
                     "it give a config file."
                 )
+            if to is not None:
+                _check_trainer(to, method)
             with progress_bars(shown=not quiet) as progress:
                 job = Job(
                     out=out_folder(out, source), workers=n_workers(workers), progress=progress
                 )
                 run_step("design", source, job, method=method, settings=tuple(settings or ()))
+            if to is not None:
+                _write_configs(source, job, settings, to, root, data, as_json=as_json)
             return
+        if to is not None:
+            raise ConfigError("--to belongs to a config, --next to a predictor; give one of them.")
         if not source.is_dir() or out is None:
             raise ConfigError(
                 f"--next proposes mixtures by a predictor: give its folder (found {source}) and "
@@ -84,3 +110,39 @@ def register(app: typer.Typer) -> None:
             seed=seed,
         )
         typer.echo(json.dumps(result, indent=1) if as_json else describe_next(result))
+
+
+def _write_configs(
+    source: Path,
+    job: Job,
+    settings: list[str] | None,
+    to: str,
+    root: str | None,
+    data: list[str] | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Write the trainer's configs and say so."""
+    # Imported on demand: it brings torch, which the proposals for a table can do without.
+    from cuvee.methods.regmix import load_config
+    from cuvee.methods.trainer_configs import describe_configs, write_trainer_configs
+
+    with artifacts.locked(job.out):
+        made = write_trainer_configs(
+            load_config(source, tuple(settings or ())),
+            job,
+            to=to,
+            root=root,
+            data=assignments.texts("--data", data),
+        )
+    typer.echo(json.dumps(made, indent=1) if as_json else describe_configs(made))
+
+
+def _check_trainer(to: str, method: str) -> None:
+    """Refuse, before anything is labelled, what no config can be written for."""
+    trainer_of(to)
+    if method != "regmix":
+        raise ConfigError(
+            f"--to writes mixtures of method regmix, not of {method}: its runs are more than "
+            "mixture weights at one size. Leave --method out."
+        )

@@ -22,6 +22,8 @@ _SUFFIXES: Mapping[str, Format] = {
     ".jsonl": "jsonl",
     ".jsonl.gz": "jsonl",
     ".jsonl.zst": "jsonl",
+    ".json.gz": "jsonl",
+    ".json.zst": "jsonl",
 }
 _TEXT_SHARD_BYTES = 64 * 2**20
 _TEXT_SHARD_FILES = 1000
@@ -37,7 +39,7 @@ class PoolConfig:
     shards: tuple[str, ...]
     """Files, folders (read to any depth), globs; local or any fsspec URL."""
     format: Literal["auto", "parquet", "jsonl", "text", "task"] = "auto"
-    """auto: by suffix (.parquet, .jsonl, .jsonl.gz, .jsonl.zst). text: a file is a document. task:
+    """auto: by suffix (.parquet, .jsonl, .json.gz and the like). text: a file is a document. task:
     what `targets.tasks` sets, not meant to be given."""
     id: str | None = DEFAULT_ID
     """Column of the document ids, strings or numbers; null makes ids from domain and text, and so

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from cuvee.arrays import IntArray
 from cuvee.corpus.pool import DEFAULT_ID, PoolConfig, Shard, list_shards
 from cuvee.corpus.rows import MISSING, DocumentBatch, Gatherer, Reason, Reject, RowError, bad_byte
+from cuvee.corpus.side_cars import PREFIX, has_side_car, side_car
 from cuvee.corpus.streams import REMEDY, Line, bounded_lines, decompressed, opened
 from cuvee.corpus.tasks import read_examples
 from cuvee.errors import DataError
@@ -48,7 +49,9 @@ def read_batches(
         shard: From `list_shards`.
         config: Its pool.
         number: Column of numbers to be read too; ``a.b`` is field b of a group column a, unless a
-            column has that very name. Which rows are documents does not depend on it.
+            column has that very name, and so it is for the columns that the config names.
+            ``attributes/<tagger>/<key>`` stands in a file of its own (`side_cars`). Which rows are
+            documents does not depend on it.
         rows: (n_rows,) ascending numbers of the rows wanted; the others are passed over, neither
             documents nor rejects. None wants all.
 
@@ -76,7 +79,7 @@ def read_batches(
 
 
 def has_column(shard: Shard, name: str) -> bool:
-    """Tell whether a shard may hold a column: always for JSON lines, never for text files.
+    """Tell whether a shard may hold a column: JSON lines any of their own, text files none.
 
     Args:
         shard: From `list_shards`.
@@ -85,8 +88,10 @@ def has_column(shard: Shard, name: str) -> bool:
     Raises:
         DataError: The shard is missing or damaged.
     """
+    if shard.format == "jsonl":
+        return not name.startswith(PREFIX) or has_side_car(shard.url, name)
     if shard.format != "parquet":
-        return shard.format == "jsonl"
+        return False
     with opened(shard.url) as source:
         return _find_type(pq.ParquetFile(source).schema_arrow, name) is not None
 
@@ -96,8 +101,12 @@ def _read_jsonl(
 ) -> Iterator[DocumentBatch]:
     gatherer = Gatherer(shard, config, number)
     wanted = _Wanted(rows)
-    with decompressed(shard.url) as stream:
-        for line in bounded_lines(stream, max_bytes=config.max_document_bytes):
+    longest = config.max_document_bytes
+    with (
+        decompressed(shard.url) as stream,
+        side_car(shard.url, number, max_bytes=longest) as beside,
+    ):
+        for line in bounded_lines(stream, max_bytes=longest):
             is_wanted = wanted.has(line.number)
             if line.ended and not is_wanted:
                 continue
@@ -107,7 +116,10 @@ def _read_jsonl(
                 gatherer.reject(line.number, error.reason, error.detail)
             else:
                 if record is not None and is_wanted:
-                    gatherer.add(line.number, **_json_fields(record, config, number))
+                    fields = _json_fields(record, config, None if beside else number)
+                    if beside is not None:
+                        fields["number"] = beside(line.number, fields["id"])
+                    gatherer.add(line.number, **fields)
             yield from gatherer.full()
     yield from gatherer.rest()
 
@@ -153,8 +165,7 @@ def _json_fields(
         "group": config.group,
     }
     fields = {
-        field: MISSING if name is None else record.get(name, MISSING)
-        for field, name in wanted.items()
+        field: MISSING if name is None else _nested(record, name) for field, name in wanted.items()
     }
     return fields if number is None else {**fields, "number": _nested(record, number)}
 
@@ -297,17 +308,17 @@ def _parquet_columns(file: pq.ParquetFile, shard: Shard, config: PoolConfig) -> 
     schema = file.schema_arrow
     if config.id == DEFAULT_ID and DEFAULT_ID not in schema.names:
         del wanted["id"]
-    if config.domain_missing is not None and config.domain not in schema.names:
+    if config.domain_missing is not None and _find_type(schema, config.domain or "") is None:
         del wanted["domain"]
     columns = {field: name for field, name in wanted.items() if name is not None}
     for field, name in columns.items():
-        if name not in schema.names:
+        kind = _find_type(schema, name)
+        if kind is None:
             raise DataError(
                 f"shard {shard.url} has no column {name!r} ({field}); its columns are "
                 f"{', '.join(schema.names)}. Set {field} to one of them"
                 f"{', or to null to make ids from the text' if field == 'id' else ''}."
             )
-        kind = schema.field(name).type
         if not _is_readable(kind, numbers=field in ("id", "group")):
             allowed = "strings or numbers" if field in ("id", "group") else "strings"
             raise DataError(

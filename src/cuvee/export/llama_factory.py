@@ -58,18 +58,13 @@ class LlamaFactory:
         }
         artifacts.write_json(folder / "dataset_info.json", listed)
         for phase, own in enumerate(by_phase(sets, place)):
-            settings: dict[str, Json] = {
-                "stage": "pt",
-                "dataset_dir": place.root,
-                "dataset": ",".join(one.name for one in own),
-                "cutoff_len": place.config.context,
-            }
-            if len(own) > 1:
-                settings |= {
-                    "mix_strategy": "interleave_once",
-                    "interleave_probs": ",".join(f"{share:.17g}" for share in document_shares(own)),
-                    "streaming": True,
-                }
+            settings = training_settings(
+                place.root,
+                [one.name for one in own],
+                document_shares(own),
+                strategy="interleave_once",
+                context=place.config.context,
+            )
             name = f"train{phase_suffix(phase, place)}.yaml"
             artifacts.write_text(folder / name, to_yaml(settings))
         path = f"{place.root}/train{phase_suffix(0, place)}.yaml"
@@ -78,3 +73,30 @@ class LlamaFactory:
     def lengths(self, folder: Path, files: FileSet, place: Place) -> Iterator[IntArray]:
         """Read all files again."""
         yield from text_lengths(folder, files, JSONL)
+
+
+def training_settings(
+    folder: str, names: Sequence[str], shares: Sequence[float], *, strategy: str, context: int
+) -> dict[str, Json]:
+    """Return the data part of a training config.
+
+    Args:
+        folder: Where ``dataset_info.json`` stands.
+        names: (n_sets,) names of the data sets in it.
+        shares: (n_sets,) shares of rows; sum to 1.
+        strategy: LLaMA-Factory's ``mix_strategy``, used where there are several.
+        context: Tokens of a sequence.
+    """
+    settings: dict[str, Json] = {
+        "stage": "pt",
+        "dataset_dir": folder,
+        "dataset": ",".join(names),
+        "cutoff_len": context,
+    }
+    if len(names) > 1:
+        settings |= {
+            "mix_strategy": strategy,
+            "interleave_probs": ",".join(f"{share:.17g}" for share in shares),
+            "streaming": True,
+        }
+    return settings

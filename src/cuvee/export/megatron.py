@@ -72,11 +72,7 @@ class Megatron:
     def describe(self, folder: Path, sets: Sequence[FileSet], place: Place) -> Mapping[str, Json]:
         """Write ``blend.txt`` for --data-args-path, and ``blend.json`` for the per-split one."""
         for phase, own in enumerate(by_phase(sets, place)):
-            pairs = [
-                text
-                for one, share in zip(own, token_shares(own), strict=True)
-                for text in (f"{share:.17g}", f"{place.root}/data/{one.name}")
-            ]
+            pairs = blend(token_shares(own), [f"{place.root}/data/{one.name}" for one in own])
             suffix = phase_suffix(phase, place)
             artifacts.write_text(folder / f"blend{suffix}.txt", " ".join(pairs) + "\n")
             splits: Json = {"train": pairs, "valid": None, "test": None}
@@ -114,6 +110,17 @@ class _Writer:
         row = np.arange(self.done, self.done + chunk.rows.num_rows)
         self.done += len(row)
         return Written(files=(self.file,), file=np.zeros_like(row), row=row)
+
+
+def blend(shares: Sequence[float], prefixes: Sequence[str]) -> list[str]:
+    """Return the blend's arguments: the weight and the prefix of each data set.
+
+    Args:
+        shares: (n_sets,) token shares, all above 0.
+        prefixes: (n_sets,) paths without ``.bin`` and ``.idx``.
+    """
+    pairs = zip(shares, prefixes, strict=True)
+    return [text for share, prefix in pairs for text in (f"{share:.17g}", prefix)]
 
 
 def _dtype(place: Place) -> np.dtype[Any]:

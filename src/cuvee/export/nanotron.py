@@ -71,20 +71,16 @@ class Nanotron:
         stages: list[Json] = []
         before = 0
         for phase, own in enumerate(by_phase(sets, place)):
-            dataset: dict[str, Json] = {
-                "dataset_folder": [f"{place.root}/data/{one.name}" for one in own],
-                "dataset_weights": token_shares(own),
-                "tokenizer_name": f"{place.root}/tokenizer",
-                "vocab_size": place.vocabulary_size,
-                "token_size_in_bytes": place.dtype.itemsize,
-            }
             step = 1 if phase == 0 else 1 + round(before / (place.config.batch_tokens or 1))
             stages.append(
-                {
-                    "name": f"phase {phase + 1}",
-                    "start_training_step": step,
-                    "data": {"dataset": dataset, "num_loading_workers": 1, "seed": 0},
-                }
+                data_stage(
+                    phase,
+                    step,
+                    folders=[f"{place.root}/data/{one.name}" for one in own],
+                    shares=token_shares(own),
+                    tokenizer=f"{place.root}/tokenizer",
+                    vocabulary_size=place.vocabulary_size,
+                )
             )
             before += sum(one.n_tokens for one in own)
         artifacts.write_text(folder / "data_stages.yaml", to_yaml({"data_stages": stages}))
@@ -105,6 +101,39 @@ class Nanotron:
                 raise DataError(f"set {files.name!r} and its .ds.index differ. Export again.")
             done += len(found)
             yield found
+
+
+def data_stage(
+    phase: int,
+    step: int,
+    *,
+    folders: Sequence[str],
+    shares: Sequence[float],
+    tokenizer: str,
+    vocabulary_size: int,
+) -> dict[str, Json]:
+    """Return one entry of ``data_stages``.
+
+    Args:
+        phase: Its number, from 0.
+        step: Training step at which it begins, from 1.
+        folders: (n_sets,) folders of token files.
+        shares: (n_sets,) token shares; sum to 1.
+        tokenizer: Path of the tokenizer's folder.
+        vocabulary_size: One more than the highest id; up to 65,536 ids take two bytes.
+    """
+    dataset: dict[str, Json] = {
+        "dataset_folder": list(folders),
+        "dataset_weights": list(shares),
+        "tokenizer_name": tokenizer,
+        "vocab_size": vocabulary_size,
+        "token_size_in_bytes": 2 if vocabulary_size <= 1 << 16 else 4,
+    }
+    return {
+        "name": f"phase {phase + 1}",
+        "start_training_step": step,
+        "data": {"dataset": dataset, "num_loading_workers": 1, "seed": 0},
+    }
 
 
 def _read_index(path: Path) -> IntArray:

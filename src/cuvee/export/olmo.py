@@ -68,16 +68,14 @@ class Olmo:
         requested: list[Json] = []
         for phase, own in enumerate(by_phase(sets, place)):
             sources: list[Json] = [
-                {
-                    "source_name": one.name,
-                    "target_ratio": share,
-                    "paths": [
+                source(
+                    one.name,
+                    share,
+                    [
                         f"{place.root}/{path.relative_to(folder).as_posix()}"
                         for path in files_of(folder, f"data/{one.name}", ".npy")
                     ],
-                    "max_repetition_ratio": 1.0,
-                    "max_source_fraction": 1.0,
-                }
+                )
                 for one, share in zip(own, token_shares(own), strict=True)
             ]
             name = f"source_mixture{phase_suffix(phase, place)}.yaml"
@@ -102,6 +100,32 @@ class Olmo:
                 raise DataError(f"set {files.name!r} and its .csv.gz differ. Export again.")
             done += len(found)
             yield found
+
+
+def source(
+    name: str,
+    share: float,
+    paths: Sequence[str],
+    *,
+    repetition: float = 1.0,
+    fraction: float = 1.0,
+) -> dict[str, Json]:
+    """Return one entry of a source mixture.
+
+    Args:
+        name: Of the source.
+        share: Of the tokens, above 0; those of all sources sum to 1.
+        paths: Files of tokens, or patterns of them.
+        repetition: Times that what is taken of the source may be seen, at least 1.
+        fraction: Part of the source that is taken, in (0, 1].
+    """
+    return {
+        "source_name": name,
+        "target_ratio": share,
+        "paths": list(paths),
+        "max_repetition_ratio": repetition,
+        "max_source_fraction": fraction,
+    }
 
 
 def read_bounds(path: Path) -> IntArray:

@@ -38,15 +38,15 @@ from torchtitan.components.data import (
 )
 from torchtitan.hf_datasets.text_datasets import TextProcessor
 
-ROOT = {root!r}
+FOLDERS = {folders}
 WEIGHTS = {weights}
 
 
-def packed(name):
+def packed(folder):
     """Return the packed rows of a set."""
     return ConcatThenSplitPackingConfig(
         dataset=SingleDatasetConfig(
-            source=IndexedJsonlSource.Config(patterns=(f"{{ROOT}}/data/{{name}}/*.jsonl",)),
+            source=IndexedJsonlSource.Config(patterns=(f"{{folder}}/*.jsonl",)),
             processor=TextProcessor.Config(),
         )
     )
@@ -55,7 +55,7 @@ def packed(name):
 dataloader = GrainDataLoader.Config(
     dataset=DatasetMixConfig(
         datasets=tuple(
-            WeightedDataset(dataset=packed(name), weight=weight)
+            WeightedDataset(dataset=packed(FOLDERS[name]), weight=weight)
             for name, weight in WEIGHTS.items()
         )
     )
@@ -91,10 +91,21 @@ class Torchtitan:
         """Write ``dataloader.py``."""
         for phase, own in enumerate(by_phase(sets, place)):
             weights = dict(zip([one.name for one in own], token_shares(own), strict=True))
-            text = _SNIPPET.format(root=place.root, weights=weights)
+            folders = {name: f"{place.root}/data/{name}" for name in weights}
+            text = recipe(folders, weights)
             artifacts.write_text(folder / f"dataloader{phase_suffix(phase, place)}.py", text)
         return {"usage": f"dataloader of {place.root}/dataloader{phase_suffix(0, place)}.py"}
 
     def lengths(self, folder: Path, files: FileSet, place: Place) -> Iterator[IntArray]:
         """Read all files again."""
         yield from text_lengths(folder, files, JSONL)
+
+
+def recipe(folders: Mapping[str, str], weights: Mapping[str, float]) -> str:
+    """Return the Python recipe of a mixture.
+
+    Args:
+        folders: Of JSON lines, by the set's name.
+        weights: Token shares by the set's name.
+    """
+    return _SNIPPET.format(folders=dict(folders), weights=dict(weights))

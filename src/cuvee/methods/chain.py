@@ -4,8 +4,9 @@ A method brings its own design, measurement and fit; it ends in an optimum, and 
 chain is the same: write the selection, train larger models on it and its rivals, judge, report.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from cuvee import artifacts, config
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
+from cuvee.corpus.near_duplicates import unique_shares
 from cuvee.corpus.read import PoolConfig
 from cuvee.corpus.scan import read_index
 from cuvee.corpus.tokens import TokensConfig
@@ -63,6 +65,9 @@ class ChainConfig:
     """Times the real run may see each domain. RegMix: 15."""
     domain_epochs: Mapping[str, float] = field(default_factory=dict)
     """Other limits for some domains, by name."""
+    duplicates: str | None = None
+    """Folder that `cuvee duplicates` made of this pool; epoch limits then count unique tokens: a
+    document of a group of k counts 1/k of its own."""
     phases: tuple[float, ...] = (1.0,)
     """Shares of the run's tokens of its phases; each phase gets mixture weights of its own."""
     tokens: TokensConfig = field(default_factory=TokensConfig)
@@ -137,7 +142,7 @@ def epoch_limits(settings: ChainConfig, prepared: Prepared) -> FloatArray:
     """Return the (n_domains,) times each domain may be seen.
 
     Raises:
-        ConfigError: A limit names a domain the pool does not have.
+        ConfigError: A limit names a domain the pool does not have, or duplicates are of another.
     """
     domains = prepared.statistics.domains
     unknown = sorted(set(settings.domain_epochs) - set(domains))
@@ -146,7 +151,22 @@ def epoch_limits(settings: ChainConfig, prepared: Prepared) -> FloatArray:
             f"domain_epochs names {unknown[0]!r}, which is not a domain; domains are "
             f"{', '.join(domains)}."
         )
-    return np.array([settings.domain_epochs.get(name, settings.max_epochs) for name in domains])
+    limits = np.array([settings.domain_epochs.get(name, settings.max_epochs) for name in domains])
+    return limits * _unique_shares(settings, domains)
+
+
+def _unique_shares(settings: ChainConfig, domains: Sequence[str]) -> FloatArray:
+    """Return the (n_domains,) shares of text that is unique: seen e times, it is seen e / share."""
+    if settings.duplicates is None:
+        return np.ones(len(domains))
+    shares = unique_shares(Path(settings.duplicates))
+    missing = sorted(set(domains) - set(shares))
+    if missing:
+        raise ConfigError(
+            f"duplicates: {settings.duplicates} was made of a pool without the domain "
+            f"{missing[0]!r}. Run `cuvee duplicates` on this pool, or leave duplicates out."
+        )
+    return np.array([shares[name] for name in domains])
 
 
 def caps(settings: ChainConfig, prepared: Prepared) -> FloatArray:

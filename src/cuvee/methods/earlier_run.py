@@ -119,7 +119,13 @@ class EarlierRun:
         """
         path = self.folder / "sweep" / run_id / "spec.json"
         if path.exists():
-            return cast(Mapping[str, Json], artifacts.read_json(path))
+            spec = cast(Mapping[str, Json], artifacts.read_json(path))
+            if "trainer" in spec:
+                raise ConfigError(
+                    f"reuse: the runs of {self.folder} were measured by another trainer; only "
+                    f"those of `{_MADE_BY}` can be used again. Leave reuse out."
+                )
+            return spec
         taken = self.folder / "design" / ABOUT
         if not taken.exists():
             raise ConfigError(

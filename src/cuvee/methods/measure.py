@@ -42,6 +42,8 @@ from cuvee.tables.runs import Runs, read_trajectory, write_runs
 logger = logging.getLogger(__name__)
 
 _MACHINE = "machine.json"
+INGEST = "ingest"
+"""Stage of runs that another trainer has measured."""
 
 
 def sweep_inputs(
@@ -148,6 +150,21 @@ def write_measured(
     made_of = {run_id: artifacts.digest_of(sweep / run_id) for run_id in names} | dict(inputs or {})
     with artifacts.writing(folder, stage="train", settings={}, seed=seed, inputs=made_of) as aside:
         write_runs(aside / "runs.parquet", runs)
+
+
+def ingested_size(job: Job) -> str | None:
+    """Return the size of the proxies that another trainer has trained (`methods.ingest`).
+
+    Returns:
+        In words, such as 70m; None where the runs were measured here.
+    """
+    folder = job.folder("runs")
+    manifest = cast(dict[str, Json], artifacts.read_json(folder / artifacts.MANIFEST))
+    if manifest["stage"] != INGEST:
+        return None
+    runs = sorted(cast(dict[str, str], manifest["inputs"]))
+    size = read_result(job.folder("sweep", runs[0]))["n_parameters"]
+    return f"{size / 1e6:g}m" if isinstance(size, int) else "an unknown number of"
 
 
 def objective_losses(runs: Runs, prepared: Prepared) -> FloatArray:

@@ -167,8 +167,10 @@ def design(settings: RegMixConfig, job: Job) -> None:
 
 
 def train(settings: RegMixConfig, job: Job) -> None:
-    """Train a proxy on each mixture of the design."""
+    """Train a proxy on each mixture of the design, unless another trainer has (`ingest`)."""
     prepared = open_stores(settings, job)
+    if artifacts.is_done(job.folder("runs")):
+        return
     with job.stage("train"):
         if settings.reuse is not None:
             _train_reuse(settings, job, prepared)
@@ -245,10 +247,12 @@ def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
 
 def content(settings: RegMixConfig, job: Job) -> ReportContent:
     """Gather the report of a finished run."""
-    found = chain.gather(settings, job, method="RegMix", command="regmix")
+    size = measure.ingested_size(job)
+    found = chain.gather(settings, job, method="RegMix", command="regmix", size=size)
     reused = () if settings.reuse is None else (reusing.describe(job),)
     grouped = fitting.describe_groups(job) if settings.target_groups else ()
-    return replace(found, notes=(*found.notes, *_rounds(job), *reused, *grouped))
+    others = ("The proxies were trained by another trainer.",) if size else ()
+    return replace(found, notes=(*found.notes, *others, *_rounds(job), *reused, *grouped))
 
 
 def _rounds(job: Job) -> tuple[str, ...]:
