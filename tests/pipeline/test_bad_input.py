@@ -332,8 +332,8 @@ CONFIG = (
         name="unknown key",
         change=setting("sede", 1),
         message="config key sede is unknown; allowed here: design, domain_epochs, domains, "
-        "duplicates, fit, max_epochs, phases, pool, preset, proxy, reuse, runs, search, seed, select, "
-        "sequential, start_runs, target_groups, target_tokens, targets, tokens, validate.",
+        "duplicates, fit, max_epochs, phases, pool, preset, proxy, reuse, runs, search, seed, "
+        "select, sequential, start_runs, target_groups, target_tokens, targets, tokens, validate.",
     ),
     Case(
         name="unknown nested key",
