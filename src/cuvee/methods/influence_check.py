@@ -8,7 +8,7 @@ under every curvature and damping, is set beside it.
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.errors import ConfigError, DataError
 from cuvee.fit.feature_models import mean_rank
-from cuvee.influence import CausalModel, KroneckerFactors, LayerVector, influences
+from cuvee.influence import CausalModel, LayerVector, influences
 from cuvee.influence.model import Where
 from cuvee.methods import measure
 from cuvee.methods.job import Job
@@ -25,6 +25,7 @@ from cuvee.methods.pool import Prepared
 from cuvee.methods.quad_engine import (
     InfluenceConfig,
     curvature_sample,
+    fit_curvature,
     one_torch_thread,
     read_start,
     reference_gradient,
@@ -44,6 +45,7 @@ from cuvee.search.arms import ClusteredPool, DocumentQueues
 from cuvee.tables.runs import read_trajectory
 
 CHECK = "check.json"
+_KINDS: tuple[Literal["diagonal", "kfac", "ekfac"], ...] = ("diagonal", "kfac", "ekfac")
 _BOOTSTRAP = 2000
 _INTERVAL = (0.05, 0.95)
 
@@ -309,9 +311,8 @@ def _directions(
     gradient = reference_gradient(model, settings, prepared, seed=seed)
     yield f"{where}/none", gradient
     sample, few = curvature_sample(settings, prepared, seed=seed)
-    for kind in ("kfac", "ekfac"):
-        factors = KroneckerFactors(model, where=where, corrected=kind == "ekfac")
-        factors.fit(sample, rng=stream(seed, "influence", "labels"))
+    for kind in _KINDS:
+        factors = fit_curvature(model, where, kind, sample, seed=seed)
         for damping in check.dampings:
             yield f"{where}/{kind} {damping:g}", factors.solve(gradient, damping=damping)
     if settings.steps:

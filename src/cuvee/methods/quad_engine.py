@@ -16,7 +16,15 @@ from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError
-from cuvee.influence import CausalModel, KroneckerFactors, LayerVector, gradient, influence
+from cuvee.influence import (
+    CausalModel,
+    DiagonalFisher,
+    KroneckerFactors,
+    LayerVector,
+    gradient,
+    influence,
+)
+from cuvee.influence.model import Where
 from cuvee.labels.passes import SCORE, SCORES
 from cuvee.methods.pool import Prepared
 from cuvee.policy.sampling import document_order
@@ -36,8 +44,9 @@ class InfluenceConfig:
     where: Literal["attention", "mlp", "all"] = "attention"
     """Matrices whose gradients and curvature count. Quad: attention and MLP; its released code: MLP
     alone."""
-    curvature: Literal["none", "kfac", "ekfac"] = "ekfac"
-    """none: the inner product of gradients. ekfac: eigenvalues corrected. Quad's code: ekfac."""
+    curvature: Literal["none", "diagonal", "kfac", "ekfac"] = "ekfac"
+    """none: the inner product of gradients. diagonal: of every weight by itself. kfac: a Kronecker
+    product a matrix. ekfac: its eigenvalues corrected. Quad's code: ekfac."""
     damping: float = 0.1
     """In units of each matrix's mean eigenvalue, above 0. Quad's code: 0.001, absolute."""
     steps: int = 5
@@ -134,9 +143,7 @@ def find_direction(
     direction = total
     if settings.curvature != "none":
         sample, few = curvature_sample(settings, prepared, seed=seed)
-        factors = KroneckerFactors(
-            model, where=settings.where, corrected=settings.curvature == "ekfac"
-        ).fit(sample, rng=stream(seed, "influence", "labels"))
+        factors = fit_curvature(model, settings.where, settings.curvature, sample, seed=seed)
         direction = factors.solve(total, damping=settings.damping, steps=settings.steps, sample=few)
         factors.save(folder / FACTORS)
         cosine = total.dot(direction) / max(total.norm * direction.norm, 1e-300)
@@ -193,6 +200,31 @@ def curvature_sample(
         _first(store, pool, settings.factor_tokens, settings, seed),
         _first(store, pool, settings.refine_tokens, settings, seed),
     )
+
+
+def fit_curvature(
+    model: CausalModel,
+    where: Where,
+    curvature: Literal["diagonal", "kfac", "ekfac"],
+    sample: list[IntArray],
+    *,
+    seed: int,
+) -> KroneckerFactors:
+    """Fit the curvature of a kind on a sample, all kinds with the same labels.
+
+    Args:
+        model: At the weights that are to be improved.
+        where: Which matrices.
+        curvature: The kind.
+        sample: Token ids of the pool's documents.
+        seed: The run's seed.
+    """
+    factors: KroneckerFactors = (
+        DiagonalFisher(model, where)
+        if curvature == "diagonal"
+        else KroneckerFactors(model, where, corrected=curvature == "ekfac")
+    )
+    return factors.fit(sample, rng=stream(seed, "influence", "labels"))
 
 
 def score_documents(
