@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -77,6 +78,7 @@ def test_the_chain_ends_in_a_verdict_and_a_report(
     checked = cuvee("influence", "check", config, "--out", out, *options, "--workers", 0, "-q")
     assert checked.status == 0, checked.stderr
     assert "attention/refined 0.1" in checked.stdout
+    assert "attention/diagonal 0.1" in checked.stdout
     cuvee("influence", "check", config, "--out", out, *options[:-1], 2, "--workers", 0, "-q")
     assert len(list((out / "influence-check").iterdir())) == 2
     shutil.rmtree(out / "optimum")
@@ -85,6 +87,43 @@ def test_the_chain_ends_in_a_verdict_and_a_report(
     resumed = cuvee("search", config, "--method", "quad", "--out", out, "--workers", 0, "-q")
     assert resumed.status == 0, resumed.stderr
     np.testing.assert_array_equal(np.load(out / "optimum" / "copies.npy"), copies)
+
+
+def test_the_curvature_is_chosen_by_short_training(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """What was chosen is recorded with what it was compared with, and used; again, the same."""
+    tiny = _tiny(settings)
+    cast(dict[str, object], tiny["influence"])["curvature"] = "auto"
+    tiny["check"] = {"n_clusters": 4, "n_tokens": 512, "n_seeds": 1, "n_probes": 3}
+    config = write_config(tmp_path / "quad.yaml", tiny)
+    out = tmp_path / "out"
+
+    def fit() -> dict[str, Any]:
+        for stage in ("label", "fit"):
+            ended = cuvee(stage, config, "--method", "quad", "--out", out, "--workers", 0, "-q")
+            assert ended.status == 0, ended.stderr
+        about = json.loads((out / "influence" / "influence.json").read_text(encoding="utf-8"))
+        return cast(dict[str, Any], about)
+
+    about = fit()
+    names = [one["name"] for one in about["choice"]["compared"]]
+    assert about["choice"]["chosen"] in names
+    assert {"attention/none", "attention/diagonal 0.1", "attention/refined 1"} <= set(names)
+    assert not [name for name in names if not name.startswith("attention/")]
+    (result,) = (out / "influence-check").iterdir()
+    written = (result / "runs").stat().st_mtime_ns
+    direction = load_file(out / "influence" / "direction.safetensors")
+    kind = about["choice"]["chosen"].partition("/")[2].partition(" ")[0]
+    assert (out / "influence" / "factors.safetensors").exists() == (kind != "none")
+    shutil.rmtree(out / "influence")
+    assert fit() == about
+    again = load_file(out / "influence" / "direction.safetensors")
+    assert all(np.array_equal(again[name], values) for name, values in direction.items())
+    assert (result / "runs").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(

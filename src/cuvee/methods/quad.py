@@ -23,6 +23,7 @@ from cuvee.executors import one_thread
 from cuvee.labels.cluster_pass import ClusterPass, run_cluster_pass
 from cuvee.labels.clusters import ClusterModel
 from cuvee.methods import judging, shipping
+from cuvee.methods.influence_check import chosen_curvature
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import given_tokens, prepare
 from cuvee.methods.presets import QUAD_PAPER
@@ -98,13 +99,14 @@ def fit(settings: QuadConfig, job: Job) -> None:
     if artifacts.is_done(folder):
         return
     base = base_checkpoint(settings, job, prepared)
+    influence, choice = chosen_curvature(settings, job, prepared)
     job.progress("influence", 0, 1, "")
     with (
         job.stage("fit"),
         artifacts.writing(
             folder,
             stage="fit",
-            settings=config.dump(settings.influence),
+            settings=config.dump(influence),
             seed=settings.seed,
             inputs={
                 "base": artifacts.digest_file(base),
@@ -114,7 +116,7 @@ def fit(settings: QuadConfig, job: Job) -> None:
         ) as aside,
     ):
         model = checkpoint(settings, job, prepared).open(prepared.store)
-        find_direction(model, settings.influence, prepared, aside, seed=settings.seed)
+        find_direction(model, influence, prepared, aside, seed=settings.seed, choice=choice)
     job.progress("influence", 1, 1, "")
 
 

@@ -33,6 +33,8 @@ from cuvee.proxy.sizes import model_size
 from cuvee.randomness import stream
 
 DIRECTION, FACTORS, ABOUT = "direction.safetensors", "factors.safetensors", "influence.json"
+CHOICE = "choice"
+"""Key of `ABOUT` under which a choice of curvature is told; no target is asked there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,9 +46,10 @@ class InfluenceConfig:
     where: Literal["attention", "mlp", "all"] = "attention"
     """Matrices whose gradients and curvature count. Quad: attention and MLP; its released code: MLP
     alone."""
-    curvature: Literal["none", "diagonal", "kfac", "ekfac"] = "ekfac"
+    curvature: Literal["auto", "none", "diagonal", "kfac", "ekfac"] = "ekfac"
     """none: the inner product of gradients. diagonal: of every weight by itself. kfac: a Kronecker
-    product a matrix. ekfac: its eigenvalues corrected. Quad's code: ekfac."""
+    product a matrix. ekfac: its eigenvalues corrected. auto: curvature, damping and whether there
+    are steps, by short training on some clusters (``check``). Quad's code: ekfac."""
     damping: float = 0.1
     """In units of each matrix's mean eigenvalue, above 0. Quad's code: 0.001, absolute."""
     steps: int = 5
@@ -121,7 +124,13 @@ class Checkpoint:
 
 
 def find_direction(
-    model: CausalModel, settings: InfluenceConfig, prepared: Prepared, folder: Path, *, seed: int
+    model: CausalModel,
+    settings: InfluenceConfig,
+    prepared: Prepared,
+    folder: Path,
+    *,
+    seed: int,
+    choice: Json = None,
 ) -> None:
     """Compute what documents' gradients are multiplied with, and write it with what it came from.
 
@@ -130,15 +139,17 @@ def find_direction(
 
     Args:
         model: At the weights that are to be improved.
-        settings: Curvature, damping, sizes.
+        settings: Curvature, not auto; damping, sizes.
         prepared: Pool and targets.
         folder: Receives the direction, the factors and what is told of them.
         seed: The run's seed.
+        choice: How the curvature was chosen, where it was; is told with the rest.
 
     Raises:
         ConfigError: There are no targets.
     """
-    about: dict[str, Json] = {}
+    assert settings.curvature != "auto", "chosen before"
+    about: dict[str, Json] = {} if choice is None else {CHOICE: choice}
     total = reference_gradient(model, settings, prepared, seed=seed, about=about)
     direction = total
     if settings.curvature != "none":

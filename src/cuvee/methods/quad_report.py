@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
+from cuvee import artifacts
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.corpus.encoder import decode
@@ -15,7 +17,9 @@ from cuvee.methods import chain, findings, judging, planning, quad
 from cuvee.methods.job import Job
 from cuvee.methods.planning import Part
 from cuvee.methods.pool import Prepared
+from cuvee.methods.quad_engine import ABOUT, CHOICE
 from cuvee.methods.quad_study import (
+    INFLUENCE,
     QuadConfig,
     clustered_pool,
     mixture_of,
@@ -90,7 +94,7 @@ def content(settings: QuadConfig, job: Job) -> ReportContent:
         ),
     )
     rounds = read_rounds(job)
-    notes = (*judged.notes, *_notes(rounds))
+    notes = (*judged.notes, *_notes(rounds), *_choice(job))
     return replace(judged, clusters=_clusters(settings, job, prepared, rounds), notes=notes)
 
 
@@ -125,6 +129,11 @@ def dry_run(settings: QuadConfig, job: Job) -> dict[str, Json]:
         base = replace(settings.proxy, n_tokens=settings.base.n_tokens)
         parts.append(Part(name="base", n_runs=1, proxy=base))
     n_rivals = 2 + len(settings.rivals) + len(settings.validate.mixtures)
+    if settings.influence.curvature == "auto":
+        check = settings.check
+        short = replace(settings.proxy, n_tokens=check.n_tokens)
+        n_runs = check.n_clusters * check.n_seeds
+        parts.append(Part(name="influence check", n_runs=n_runs, proxy=short))
     judged = Part(
         name="validation",
         n_runs=n_rivals * settings.validate.n_seeds,
@@ -141,6 +150,13 @@ def _notes(rounds: list[Round]) -> tuple[str, ...]:
         f"of first pulls, for {last.total_flops:.2g} FLOPs; the clusters taken are estimated to be "
         f"{last.regret:.3g} a token below the best that the budget could have had.",
     )
+
+
+def _choice(job: Job) -> tuple[str, ...]:
+    """Say how the curvature was chosen, where it was."""
+    about = cast(Mapping[str, Json], artifacts.read_json(job.folder(INFLUENCE) / ABOUT))
+    choice = cast("Mapping[str, str] | None", about.get(CHOICE))
+    return () if choice is None else (choice["said"],)
 
 
 def _clusters(

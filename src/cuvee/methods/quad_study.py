@@ -22,6 +22,7 @@ from cuvee.labels.clusters import ClusterConfig, ClusterModel, fit_clusters
 from cuvee.labels.passes import SCORE, ColumnTasks, align, read_column, run_column
 from cuvee.methods import judging, measure
 from cuvee.methods.base_model import BaseConfig, base_model
+from cuvee.methods.curvature_choice import CheckConfig
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared, TargetsConfig, given_tokens, open_prepared
 from cuvee.methods.quad_engine import DIRECTION, Checkpoint, InfluenceConfig, score_documents
@@ -67,6 +68,9 @@ class QuadConfig:
     """That model: a checkpoint, or trained here."""
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
     influence: InfluenceConfig = field(default_factory=InfluenceConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
+    """The short training that influence.curvature auto goes by; of its matrices those of
+    influence.where alone."""
     bandit: BanditConfig = field(default_factory=BanditConfig)
     rivals: tuple[Strategy, ...] = ("random", "uniform")
     """Selections of the same budget that are judged too. top-influence scores every document."""
