@@ -126,6 +126,47 @@ def test_the_curvature_is_chosen_by_short_training(
     assert (result / "runs").stat().st_mtime_ns == written
 
 
+def test_a_refreshed_search_goes_on_where_it_was_killed(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """A newer checkpoint halfway, its direction another; killed before and after it, the same."""
+    tiny = _tiny(settings)
+    tiny["bandit"] = {"n_probes": 3, "n_arms": 2, "n_refreshes": 1}
+    config = write_config(tmp_path / "quad.yaml", tiny)
+    out = tmp_path / "out"
+
+    def search(*stages: str) -> list[dict[str, Any]]:
+        for stage in (*stages, "search"):
+            ended = cuvee(stage, config, "--method", "quad", "--out", out, "--workers", 0, "-q")
+            assert ended.status == 0, ended.stderr
+        files = [path / "round.json" for path in sorted((out / "rounds").iterdir())]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+    rounds = search("label", "fit")
+    copies = np.load(out / "optimum" / "copies.npy")
+    estimates = [one["estimate"] for one in rounds]
+    assert set(estimates) == {0, 1}
+    folder = out / "estimates" / "001"
+    first = load_file(out / "influence" / "direction.safetensors")
+    anew = load_file(folder / "influence" / "direction.safetensors")
+    assert not any(np.allclose(first[name], anew[name]) for name in first)
+    taken = np.load(folder / "copies.npy")
+    assert 0 < taken.sum() < copies.sum()
+    assert not (taken > copies).any()
+    played = sorted((out / "rounds").iterdir())
+    for kept, lost in ((len(rounds) - 1, None), (estimates.index(1), "influence"), (1, ".")):
+        shutil.rmtree(out / "optimum")
+        for path in played[kept:]:
+            shutil.rmtree(path)
+        if lost is not None:
+            shutil.rmtree(folder / lost)
+        assert search() == rounds
+        np.testing.assert_array_equal(np.load(out / "optimum" / "copies.npy"), copies)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

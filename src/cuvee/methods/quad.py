@@ -4,7 +4,8 @@
     2  theta         a model: a checkpoint, or trained here
     3  v             (H + damping)^-1 grad L_targets, attention included
     4  I(z)          <grad loss(z), v> of a few documents of a cluster, probed at random
-    5  CS_i          mean influence + alpha sqrt(2 ln sum_j T_j / T_i): which clusters are pulled
+    5  CS_i          mean influence + alpha sqrt(2 ln sum_j T_j / T_i): which clusters are pulled;
+                     refreshed, 2 to 4 anew at theta trained on what was taken so far
     6  the selection documents of clusters whose mean reaches the threshold, up to the budget
     7  the verdict   theta's training continued on them, at random, and on simpler rules' choices
 
@@ -28,6 +29,7 @@ from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import given_tokens, prepare
 from cuvee.methods.presets import QUAD_PAPER
 from cuvee.methods.quad_engine import find_direction
+from cuvee.methods.quad_refresh import refreshing_probe
 from cuvee.methods.quad_study import (
     COPIES,
     INFLUENCE,
@@ -36,7 +38,6 @@ from cuvee.methods.quad_study import (
     checkpoint,
     clustered_pool,
     learn_clusters,
-    make_probe,
     mixture_of,
     open_stores,
     read_copies,
@@ -140,7 +141,7 @@ def search(settings: QuadConfig, job: Job) -> None:
     )
     with job.stage("search"):
         bandit.replay(read_rounds(job))
-        probe = make_probe(settings, job, prepared, place)
+        probe = refreshing_probe(settings, job, prepared, place, bandit)
         for played in bandit.rounds(probe):
             write_round(settings, job, played)
             note = f"{played.total_probes} documents scored"
