@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
+
+from cuvee.methods.influence_criterion import scored_documents
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -84,6 +87,13 @@ def test_the_chain_ends_in_a_verdict_and_a_report(
     shutil.rmtree(out / "optimum")
     for path in rounds[len(rounds) // 2 :]:
         shutil.rmtree(path)
+    assert len(scored_documents(out)[0]) == len(copies)
+    column = pa.concat_tables([pq.read_table(p) for p in (out / "labels/influence").glob("*.pa*")])
+    truth = dict(zip(column["key"].to_pylist(), column["score"].to_pylist(), strict=True))
+    shutil.rmtree(out / "labels" / "influence")
+    keys, scores = scored_documents(out)
+    assert 10 < len(keys) < len(truth)
+    np.testing.assert_allclose(scores, [truth[key] for key in keys.tolist()], rtol=1e-5)
     resumed = cuvee("search", config, "--method", "quad", "--out", out, "--workers", 0, "-q")
     assert resumed.status == 0, resumed.stderr
     np.testing.assert_array_equal(np.load(out / "optimum" / "copies.npy"), copies)
