@@ -177,6 +177,29 @@ def test_a_refreshed_search_goes_on_where_it_was_killed(
         np.testing.assert_array_equal(np.load(out / "optimum" / "copies.npy"), copies)
 
 
+def test_clusters_can_be_those_of_the_models_own_states(
+    settings: dict[str, object],
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """The base is trained first, every document has a cluster, and languages come apart."""
+    tiny = _tiny(settings)
+    cast(dict[str, object], tiny["clusters"])["embedding"] = {"kind": "proxy"}
+    config = write_config(tmp_path / "quad.yaml", tiny)
+    out = tmp_path / "out"
+    for _ in range(2):
+        ended = cuvee("label", config, "--method", "quad", "--out", out, "--workers", 0, "-q")
+        assert ended.status == 0, ended.stderr
+    assert (out / "base" / "base" / "model.safetensors").exists()
+    shares = []
+    for path in sorted((out / "labels" / "cluster").glob("*.parquet")):
+        counts = np.bincount(pq.read_table(path)["cluster"].to_numpy(), minlength=6)
+        shares.append(counts / counts.sum())
+    overlap = np.minimum(shares[0], shares[-1]).sum()
+    assert overlap < 0.5
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -40,6 +40,7 @@ from cuvee.methods.quad_study import (
     learn_clusters,
     mixture_of,
     open_stores,
+    proxy_embedder,
     read_copies,
     read_rounds,
     rival_files,
@@ -70,10 +71,11 @@ def label(settings: QuadConfig, job: Job) -> None:
         judging.named_mixtures(settings.validate, prepared.store.domains)
         index = read_index(job.out)
         folder = job.folder("clusters")
+        embedder = proxy_embedder(settings, job, prepared)
         with job.stage("clusters"), one_thread():
             if not artifacts.is_done(folder):
                 job.progress("clusters", 0, 1, "")
-                learn_clusters(settings, job, folder)
+                learn_clusters(settings, job, folder, embedder=embedder)
                 job.progress("clusters", 1, 1, "")
             embedding = settings.clusters.embedding
             run_cluster_pass(
@@ -82,6 +84,7 @@ def label(settings: QuadConfig, job: Job) -> None:
                 ),
                 job.out,
                 workers=job.workers,
+                embedder=embedder,
                 on_progress=lambda done, total: job.progress("label cluster", done, total, ""),
             )
 

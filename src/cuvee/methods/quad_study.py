@@ -19,12 +19,14 @@ from cuvee.executors import run_tasks
 from cuvee.influence import LayerVector
 from cuvee.labels.cluster_pass import sample_documents
 from cuvee.labels.clusters import ClusterConfig, ClusterModel, fit_clusters
+from cuvee.labels.embeddings import Embedder
 from cuvee.labels.passes import SCORE, ColumnTasks, align, read_column, run_column
 from cuvee.methods import judging, measure
 from cuvee.methods.base_model import BaseConfig, base_model
 from cuvee.methods.curvature_choice import CheckConfig
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared, TargetsConfig, given_tokens, open_prepared
+from cuvee.methods.proxy_embedding import ProxyEmbedder
 from cuvee.methods.quad_engine import DIRECTION, Checkpoint, InfluenceConfig, score_documents
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.sweep import ProxyConfig
@@ -224,11 +226,34 @@ def read_copies(job: Job) -> IntArray:
     return np.asarray(np.load(folder / COPIES, allow_pickle=False), dtype=np.int64)
 
 
-def learn_clusters(settings: QuadConfig, job: Job, folder: Path) -> None:
-    """Learn the clusters from a sample of the pool."""
+def proxy_embedder(settings: QuadConfig, job: Job, prepared: Prepared) -> Embedder | None:
+    """Return the model that influence is computed at as an embedder, where the config asks for it.
+
+    It is trained now where it is to be trained here.
+    """
+    embedding = settings.clusters.embedding
+    if embedding.kind != "proxy":
+        return None
+    return ProxyEmbedder(
+        checkpoint(settings, job, prepared),
+        prepared.store,
+        job.folder("tokenizer") / "tokenizer.json",
+        n_characters=embedding.n_characters,
+        seed=settings.seed,
+    )
+
+
+def learn_clusters(
+    settings: QuadConfig, job: Job, folder: Path, *, embedder: Embedder | None = None
+) -> None:
+    """Learn the clusters from a sample of the pool; see `proxy_embedder`."""
     chosen = settings.clusters
     sample = sample_documents(
-        read_index(job.out), chosen.embedding, n_documents=chosen.n_sample, seed=settings.seed
+        read_index(job.out),
+        chosen.embedding,
+        n_documents=chosen.n_sample,
+        seed=settings.seed,
+        embedder=embedder,
     )
     model = fit_clusters(
         sample.texts, chosen, rng=stream(settings.seed, "clusters"), vectors=sample.vectors
