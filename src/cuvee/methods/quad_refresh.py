@@ -25,10 +25,10 @@ from cuvee.methods.pool import Prepared, given_tokens
 from cuvee.methods.quad_engine import DIRECTION, Checkpoint, find_direction, score_documents
 from cuvee.methods.quad_study import (
     COPIES,
-    INFLUENCE,
     QuadConfig,
     base_checkpoint,
     checkpoint,
+    influence_folder,
     make_probe,
     mixture_of,
 )
@@ -37,7 +37,7 @@ from cuvee.proxy.sweep import training_spec
 from cuvee.randomness import integer_seed, stream
 from cuvee.search.bandit import Bandit, Probe
 
-ESTIMATES, _RUN = "estimates", "continued"
+_RUN = "continued"
 
 
 def refreshing_probe(
@@ -71,11 +71,6 @@ def refreshing_probe(
     return probe
 
 
-def estimate_folder(job: Job, number: int) -> Path:
-    """Return the folder of a later estimate, from 1."""
-    return job.folder(ESTIMATES, f"{number:03d}")
-
-
 def _new_probe(
     settings: QuadConfig, job: Job, prepared: Prepared, place: IntArray, bandit: Bandit
 ) -> Probe:
@@ -83,7 +78,7 @@ def _new_probe(
     number = bandit.estimate
     newer = _checkpoint(settings, job, prepared, place, bandit, number)
     model = newer.open(prepared.store)
-    folder = estimate_folder(job, number) / INFLUENCE
+    folder = influence_folder(job, number)
     if not artifacts.is_done(folder):
         chosen, _ = chosen_curvature(settings, job, prepared)
         job.progress("influence anew", number - 1, settings.bandit.n_refreshes, "")
@@ -117,7 +112,7 @@ def _checkpoint(
     first = checkpoint(settings, job, prepared)
     path = base_checkpoint(settings, job, prepared)
     for one in range(1, number + 1):
-        folder = estimate_folder(job, one)
+        folder = influence_folder(job, one).parent
         taken = np.zeros(len(prepared.store.keys), dtype=np.int64)
         taken[place] = bandit.copies_before(one) - bandit.copies_before(one - 1)
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +144,7 @@ def _spec(
         inputs,
         mixture_of(prepared, taken),
         seed=settings.seed,
-        run_seed=integer_seed(stream(settings.seed, ESTIMATES, number)),
+        run_seed=integer_seed(stream(settings.seed, "estimates", number)),
         learning_rate=measure.learning_rate(job, prepared, proxy, inputs, seed=settings.seed),
     )
     return replace(spec, base=str(base), copies=str(copies))

@@ -268,6 +268,13 @@ def learn_clusters(
         model.save(aside)
 
 
+def influence_folder(job: Job, estimate: int) -> Path:
+    """Return the folder of a direction: the first's, 0, or that of a later estimate."""
+    if estimate == 0:
+        return job.folder(INFLUENCE)
+    return job.folder("estimates", f"{estimate:03d}", INFLUENCE)
+
+
 def write_round(settings: QuadConfig, job: Job, played: Round) -> None:
     """Write a round as an artefact, so that the search can go on after it."""
     with artifacts.writing(
@@ -276,8 +283,8 @@ def write_round(settings: QuadConfig, job: Job, played: Round) -> None:
         settings=config.dump(settings.bandit),
         seed=settings.seed,
         inputs={
-            name: artifacts.digest_of(job.folder(*name.split("/")))
-            for name in (INFLUENCE, f"labels/{_CLUSTER}")
+            INFLUENCE: artifacts.digest_of(influence_folder(job, played.estimate)),
+            f"labels/{_CLUSTER}": artifacts.digest_of(job.folder("labels", _CLUSTER)),
         },
     ) as aside:
         artifacts.write_json(aside / ROUND, played.to_json())
