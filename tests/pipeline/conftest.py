@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,33 @@ def documents(domain: str, n_documents: int, seed: int) -> list[dict[str, str]]:
         }
         for number in range(n_documents)
     ]
+
+
+def tiny_quad(settings: dict[str, object]) -> dict[str, object]:
+    """Turn the settings of a run into those of a tiny `run quad`."""
+    for name in ("design", "search", "max_epochs", "domain_epochs", "fit"):
+        settings.pop(name, None)
+    proxy = cast(dict[str, object], settings["proxy"])
+    proxy.update({"size": "0.03m", "repetition_matched": False})
+    proxy.pop("min_subset_tokens", None)
+    cast(dict[str, object], settings["validate"]).update({"n_seeds": 1, "size": "0.03m"})
+    settings["target_tokens"] = 6000
+    settings["base"] = {"n_tokens": 4096}
+    settings["clusters"] = {
+        "n_clusters": 6,
+        "min_documents": 4,
+        "embedding": {"n_dimensions": 8, "n_features": 1024},
+    }
+    settings["influence"] = {
+        "factor_tokens": 600,
+        "refine_tokens": 200,
+        "reference_tokens": 400,
+        "document_tokens": 32,
+        "steps": 1,
+    }
+    settings["bandit"] = {"n_probes": 3, "n_arms": 2}
+    settings["rivals"] = ["random", "top-influence"]
+    return settings
 
 
 def write_jsonl(path: Path, records: Sequence[Mapping[str, object]]) -> None:

@@ -156,9 +156,48 @@ def test_a_model_on_this_machine_is_a_criterion(
     assert sum(map(len, scores.values())) == 270
 
 
+def test_influence_of_few_documents_is_a_criterion(
+    settings: dict[str, object],
+    source: Path,
+    tmp_path: Path,
+    write_config: Callable[[Path, Mapping[str, object]], Path],
+    cuvee: Callable[..., Any],
+) -> None:
+    """Learnt from every other document's score: all are ranked by it, and the check is told."""
+    known: dict[str, float] = {}
+    for path in sorted((source / "pool").iterdir()):
+        whole = pq.read_table(path) if path.suffix == ".parquet" else json_reader.read_json(path)
+        for name, text in zip(whole["id"].to_pylist(), whole["text"].to_pylist(), strict=True):
+            known[name] = float(np.mean(["a" in word for word in text.split()]))
+    names = sorted(known)[::2]
+    scores = tmp_path / "scores.parquet"
+    table = {"key": document_keys(names), "score": [known[name] for name in names]}
+    pq.write_table(pa.table(table), scores)
+    settings["criteria"] = {"quad": {"kind": "influence", "folder": str(scores)}}
+    ended, out = _label(settings, tmp_path, cuvee, write_config)
+    assert ended.status == 0, ended.stderr
+    checks = json.loads((out / "quality" / "checks.json").read_text(encoding="utf-8"))
+    assert checks["quad"]["spearman"] > 0.8
+    assert 0.0 < checks["quad"]["reference"] < 1.0
+    labels = pa.concat_tables(
+        [pq.read_table(path) for path in sorted((out / "labels" / "quad").glob("*.parquet"))]
+    )
+    found = dict(zip(labels["key"].to_pylist(), labels["score"].to_pylist(), strict=True))
+    others = sorted(set(known) - set(names))
+    pairs = np.array(
+        [
+            (found[key], known[name])
+            for key, name in zip(document_keys(others).tolist(), others, strict=True)
+        ]
+    )
+    assert np.corrcoef(pairs.T.argsort().argsort())[0, 1] > 0.8
+
+
 @pytest.mark.parametrize(
     ("criterion", "message"),
     [
+        ({"kind": "influence"}, "of kind 'influence' needs folder; give it."),
+        ({"kind": "influence", "folder": "none"}, "none holds no scores"),
         ({"kind": "column", "column": "edu"}, "of kind 'column' needs larger_is_better; give it."),
         ({"kind": "column", "larger_is_better": True}, "of kind 'column' needs column; give it."),
         (

@@ -4,39 +4,18 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cuvee.methods.influence_criterion import scored_documents
+
+from .conftest import tiny_quad
+
 pytestmark = pytest.mark.timeout(900)
-
-
-def _tiny(settings: dict[str, object]) -> dict[str, object]:
-    for name in ("design", "search", "max_epochs", "domain_epochs", "fit"):
-        settings.pop(name, None)
-    proxy = cast(dict[str, object], settings["proxy"])
-    proxy.update({"size": "0.03m", "repetition_matched": False})
-    proxy.pop("min_subset_tokens", None)
-    cast(dict[str, object], settings["validate"]).update({"n_seeds": 1, "size": "0.03m"})
-    settings["target_tokens"] = 6000
-    settings["base"] = {"n_tokens": 4096}
-    settings["clusters"] = {
-        "n_clusters": 6,
-        "min_documents": 4,
-        "embedding": {"n_dimensions": 8, "n_features": 1024},
-    }
-    settings["influence"] = {
-        "factor_tokens": 600,
-        "refine_tokens": 200,
-        "reference_tokens": 400,
-        "document_tokens": 32,
-        "steps": 1,
-    }
-    settings["bandit"] = {"n_probes": 3, "n_arms": 2}
-    settings["rivals"] = ["random", "top-influence"]
-    return settings
 
 
 def test_the_chain_ends_in_a_verdict_and_a_report(
@@ -46,7 +25,7 @@ def test_the_chain_ends_in_a_verdict_and_a_report(
     cuvee: Callable[..., Any],
 ) -> None:
     """All stages; the budget met within a document; from any round on it goes the same way."""
-    config = write_config(tmp_path / "quad.yaml", _tiny(settings))
+    config = write_config(tmp_path / "quad.yaml", tiny_quad(settings))
     out = tmp_path / "out"
     ended = cuvee("run", "quad", config, "--out", out, "--workers", 0, "-q")
     assert ended.status == 0, ended.stderr
@@ -77,11 +56,19 @@ def test_the_chain_ends_in_a_verdict_and_a_report(
     checked = cuvee("influence", "check", config, "--out", out, *options, "--workers", 0, "-q")
     assert checked.status == 0, checked.stderr
     assert "attention/refined 0.1" in checked.stdout
+    assert "attention/diagonal 0.1" in checked.stdout
     cuvee("influence", "check", config, "--out", out, *options[:-1], 2, "--workers", 0, "-q")
     assert len(list((out / "influence-check").iterdir())) == 2
     shutil.rmtree(out / "optimum")
     for path in rounds[len(rounds) // 2 :]:
         shutil.rmtree(path)
+    assert len(scored_documents(out)[0]) == len(copies)
+    column = pa.concat_tables([pq.read_table(p) for p in (out / "labels/influence").glob("*.pa*")])
+    truth = dict(zip(column["key"].to_pylist(), column["score"].to_pylist(), strict=True))
+    shutil.rmtree(out / "labels" / "influence")
+    keys, scores = scored_documents(out)
+    assert 10 < len(keys) < len(truth)
+    np.testing.assert_allclose(scores, [truth[key] for key in keys.tolist()], rtol=1e-5)
     resumed = cuvee("search", config, "--method", "quad", "--out", out, "--workers", 0, "-q")
     assert resumed.status == 0, resumed.stderr
     np.testing.assert_array_equal(np.load(out / "optimum" / "copies.npy"), copies)
@@ -107,7 +94,7 @@ def test_bad_settings_are_refused(
     cuvee: Callable[..., Any],
 ) -> None:
     """One clear message; stages that a method does not have are named."""
-    config = write_config(tmp_path / "bad.yaml", {**_tiny(settings), **change})
+    config = write_config(tmp_path / "bad.yaml", {**tiny_quad(settings), **change})
     ended = cuvee("run", "quad", config, "--out", tmp_path / "out", "--workers", 0, "-q")
     assert ended.status == 1
     assert message in " ".join(ended.stderr.split())

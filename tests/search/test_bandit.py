@@ -228,6 +228,74 @@ def test_stopped_at_any_round_it_ends_the_same(settings: dict[str, object]) -> N
         assert sum(len(one) for one in asked) == scored
 
 
+class _Drifting:
+    """Rewards that are turned round at the first refresh: the good become the harmful."""
+
+    def __init__(self, planted: Planted, bandit: Bandit) -> None:
+        self.planted, self.bandit = planted, bandit
+        self.scored: list[set[int]] = [set(), set(), set()]
+
+    def __call__(self, documents: IntArray) -> FloatArray:
+        """Score documents at the bandit's present estimate."""
+        self.scored[self.bandit.estimate] |= set(documents.tolist())
+        rewards = self.planted.probe(documents)
+        return 100.0 * -rewards if self.bandit.estimate else rewards
+
+
+def test_refreshed_rewards_are_learnt_anew() -> None:
+    """After half of the budget those now good are taken, whatever the unit; each is pulled once."""
+    planted = _planted()
+    bandit = _bandit(planted, n_refreshes=1)
+    probe = _Drifting(planted, bandit)
+    rounds = list(bandit.rounds(probe))
+    before = bandit.copies_before(1).astype(np.int64)
+    half = int(planted.pool.tokens(before).sum())
+    assert planted.budget / 2 <= half < planted.budget
+    assert bandit.met
+    first, second = before, bandit.copies - before
+    tokens = [planted.pool.tokens(one) for one in (first, second)]
+    assert tokens[0] @ planted.means / tokens[0].sum() > 0.5
+    assert tokens[1] @ planted.means / tokens[1].sum() < -0.5
+    anew = [one for one in rounds if one.estimate == 1]
+    surveyed = [pull.cluster for one in anew if one.survey for pull in one.pulls]
+    assert not anew[0].pulls[0].accepted
+    assert len(surveyed) == len(set(surveyed)) > 0.9 * _N_CLUSTERS
+    assert [one.survey for one in anew] == sorted((one.survey for one in anew), reverse=True)
+    means = {pull.cluster: pull.mean for one in rounds if not one.estimate for pull in one.pulls}
+    order = [means[cluster] for cluster in surveyed]
+    assert order == sorted(order, reverse=True)
+    assert len(probe.scored[0] & probe.scored[1]) >= 10 * len(surveyed)
+
+
+def test_a_refreshed_bandit_goes_on_where_it_was_stopped() -> None:
+    """From any round: the same log and the same selection, and copies of every refresh."""
+    planted = _planted()
+    whole = _bandit(planted, n_refreshes=2, n_arms=12)
+    rounds = list(whole.rounds(_Drifting(planted, whole)))
+    assert rounds[-1].estimate == 2
+    for stop in range(len(rounds)):
+        again = _bandit(planted, n_refreshes=2, n_arms=12)
+        again.replay(_stored(rounds[:stop]))
+        assert list(again.rounds(_Drifting(planted, again))) == rounds[stop:]
+        for number in (0, 1, 2):
+            np.testing.assert_array_equal(again.copies_before(number), whole.copies_before(number))
+        np.testing.assert_array_equal(again.copies, whole.copies)
+
+
+def test_probes_are_shared_out_between_estimates() -> None:
+    """Each estimate can pull every cluster once; fewer probes than that are refused."""
+    planted = _planted()
+    bandit = _bandit(planted, n_refreshes=1, max_probes=2 * 660)
+    rounds = list(bandit.rounds(_Drifting(planted, bandit)))
+    assert bandit.met
+    assert max(one.total_probes for one in rounds if not one.estimate) <= 660
+    assert rounds[-1].total_probes <= 2 * 660
+    with pytest.raises(InfeasibleError, match="scores 600 documents, 2 times"):
+        _bandit(planted, n_refreshes=1, max_probes=1199)
+    with pytest.raises(ConfigError, match="n_refreshes is -1"):
+        BanditConfig(n_refreshes=-1)
+
+
 def test_a_log_of_another_run_is_refused() -> None:
     """Another seed, config or more rounds than can have been."""
     planted = _planted()

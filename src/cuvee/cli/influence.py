@@ -82,10 +82,10 @@ def check(
     verbose: Verbose = False,
 ) -> None:
     """Compare curvatures and dampings with what short training on clusters measures."""
-    from cuvee.methods import influence_check, quad, quad_study
+    from cuvee.methods import curvature_choice, influence_check, quad, quad_study
 
     loaded, folder = quad.load_config(config, tuple(settings or ())), out_folder(out, config)
-    wanted = influence_check.CheckConfig(
+    wanted = curvature_choice.CheckConfig(
         n_clusters=clusters, n_tokens=tokens, n_seeds=seeds, n_probes=probes
     )
     with artifacts.locked(folder), progress_bars(shown=not quiet and not as_json) as progress:
@@ -97,4 +97,4 @@ def check(
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=1))
     else:
-        typer.echo(influence_check.describe_check(found))
+        typer.echo(curvature_choice.describe_check(found))

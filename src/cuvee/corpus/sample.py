@@ -81,6 +81,36 @@ def sample_texts(
     return [texts[place] for place in sorted(texts)]
 
 
+def texts_of(index: PoolIndex, keys: KeyArray, *, n_documents: int) -> dict[int, str]:
+    """Read training documents by their keys, 64 KiB at most of each.
+
+    Args:
+        index: The pool.
+        keys: (n_keys,) of documents wanted, the most wanted first.
+        n_documents: Documents read at most.
+
+    Returns:
+        Texts by key, in the order of ``keys``; those the pool does not hold are left out.
+    """
+    places: dict[int, tuple[int, int]] = {}
+    for place, shard in enumerate(index.shards):
+        table = index.documents(shard)
+        table = table.filter(pc.equal(table["side"], index.sides[0]))
+        known = table["key"].to_numpy()
+        wanted = np.flatnonzero(np.isin(known, keys))
+        rows = table["row"].to_numpy()[wanted].tolist()
+        for key, row in zip(known[wanted].tolist(), rows, strict=True):
+            places[key] = (place, row)
+    chosen = [key for key in keys.tolist() if key in places][:n_documents]
+    key_at = {places[key]: key for key in chosen}
+    texts: dict[int, str] = {}
+    for place in sorted({place for place, _ in key_at}):
+        rows = np.array(sorted(row for shard, row in key_at if shard == place), dtype=np.int64)
+        for row, text in _read_rows(index, place, rows):
+            texts[key_at[place, row]] = text
+    return {key: texts[key] for key in chosen}
+
+
 def _quotas(sizes: IntArray, n_bytes: int) -> FloatArray:
     """Share bytes by tempered size; what a domain cannot fill goes to the others."""
     quotas = np.zeros(len(sizes))

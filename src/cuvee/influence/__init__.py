@@ -6,6 +6,7 @@ direction = factors.solve(gradient(model, reference), damping=0.1, steps=5, samp
 scores = influence(model, direction, documents)
 """
 
+from cuvee.influence.diagonal import DiagonalFisher
 from cuvee.influence.gradient import gradient
 from cuvee.influence.kron import KroneckerFactors
 from cuvee.influence.model import CausalModel
@@ -14,6 +15,7 @@ from cuvee.influence.vectors import LayerVector
 
 __all__ = [
     "CausalModel",
+    "DiagonalFisher",
     "KroneckerFactors",
     "LayerVector",
     "gradient",

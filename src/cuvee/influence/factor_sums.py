@@ -103,7 +103,7 @@ class FactorSums:
         found = cls(
             identity=identity,
             inputs={name: kinds["inputs"][name] for name in order["inputs"]},
-            outputs={name: kinds["outputs"][name] for name in order["outputs"]},
+            outputs={n: kinds["outputs"][n] for n in order["outputs"] if n in kinds["outputs"]},
             squares={n: kinds["squares"][n] for n in order["outputs"] if n in kinds["squares"]},
             n_tokens=int(metadata["n_tokens"]),
             n_tokens_squares=int(metadata["n_tokens_squares"]),

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -29,8 +29,9 @@ from cuvee.influence.gradient import product
 from cuvee.influence.head import sampled_gradient
 from cuvee.influence.kept_tokens import BlockTokens, KeptTokens
 from cuvee.influence.model import CausalModel, Where, tracked_layers, weights_digest
-from cuvee.influence.passes import Pull, against_targets, backward_tokens
+from cuvee.influence.passes import Pull, against_targets, backward_tokens, window_gradients
 from cuvee.influence.solve import (
+    BlockCurvature,
     EigenBlock,
     Values,
     conjugate_gradients,
@@ -44,6 +45,15 @@ from cuvee.randomness import integer_seed
 Labels = Literal["sampled", "text"]
 KEEP_BYTES = 1 << 30
 """Memory that `KroneckerFactors.fit` may use to save its second pass."""
+EIGENVECTORS = "eigenvectors"
+"""Basis of the squares, where a file of sums does not name another."""
+
+
+class Squares(Protocol):
+    """Squares a block's gradients in the block's basis."""
+
+    def squares(self, batch: Batch, rows: Tensor, grads: Tensor) -> Tensor:
+        """Return their (n_out, n_in) sum over windows; tokens as of `BlockTokens`."""
 
 
 class KroneckerFactors:
@@ -152,7 +162,7 @@ class KroneckerFactors:
             )
         self._fitted()
         check_same(self._like(), gradient, "factors and gradient")
-        blocks = self._eigen_blocks()
+        blocks = self._curvature()
         dampings = [damping * float(b.eigenvalues.mean()) if relative else damping for b in blocks]
         if min(dampings) <= 0:
             raise DataError(
@@ -190,9 +200,10 @@ class KroneckerFactors:
         total: FactorSums | None = None
         for path in paths:
             found = FactorSums.load(path).to(self.model.device)
-            wanted = self._identity(0)
-            wanted["label seed"] = found.identity.get("label seed", "")
-            check_identity(wanted, found.identity, f"this model and {path.name}")
+            seed = {"label seed": found.identity.get("label seed", "")}
+            wanted = {"basis": EIGENVECTORS} | self._identity(0) | seed
+            known = {"basis": EIGENVECTORS} | dict(found.identity)
+            check_identity(wanted, known, f"this model and {path.name}")
             total = found if total is None else total + found
         if total is None:
             raise ConfigError("no file to load. Give one or more that save() wrote.")
@@ -251,9 +262,11 @@ class KroneckerFactors:
     ) -> Self:
         self._check_weights()
         sums = self._fitted()
-        eigen_blocks = {part.block.name: part for part in self._eigen_blocks()}
-        squares = {name: torch.zeros_like(part.eigenvalues) for name, part in eigen_blocks.items()}
-        bases = {name: _Basis(part, self.model.dtype) for name, part in eigen_blocks.items()}
+        bases, device = self._bases(), self.model.device
+        squares = {
+            block.name: torch.zeros(block.n_out, block.n_in, dtype=torch.float64, device=device)
+            for block in self.blocks
+        }
         n_tokens = 0
         for chunk in chunks(self.model, sample):
             n_tokens += int(chunk.n_predicted.sum())
@@ -287,6 +300,15 @@ class KroneckerFactors:
             joined = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
             found.append((rows[block.pieces[0].layer], joined))
         return found
+
+    def _curvature(self) -> Sequence[BlockCurvature]:
+        """Return what solves each block."""
+        return self._eigen_blocks()
+
+    def _bases(self) -> Mapping[str, Squares]:
+        """Return what squares the gradients of each block in the second pass."""
+        parts = self._eigen_blocks()
+        return {part.block.name: _Basis(part, self.model.dtype) for part in parts}
 
     def _eigen_blocks(self) -> list[EigenBlock]:
         if self._eigen is None:
@@ -360,10 +382,7 @@ class _Basis:
         if early:
             rows, grads = rows @ self._q_in, grads @ self._q_out
         total = rows.new_zeros(n_out, n_in)
-        width = batch.tokens.shape[1]
-        for span in batch.spans:
-            place = slice(span.row * width + span.start, span.row * width + span.stop)
-            each = grads[place].t() @ rows[place]
+        for each in window_gradients(batch, rows, grads):
             if not early:
                 each = self._q_out.t() @ each @ self._q_in
             total.addcmul_(each, each)

@@ -114,6 +114,20 @@ def backward_tokens(
     torch.autograd.grad(hidden, anchor, grad, allow_unused=True)
 
 
+def window_gradients(batch: Batch, rows: Tensor, grads: Tensor) -> Iterator[Tensor]:
+    """Yield sum_t g_t a_t^T, (n_out, n_in), of each window.
+
+    Args:
+        batch: Tokens.
+        rows: (N, n_in) a layer's inputs.
+        grads: (N, n_out) its output gradients.
+    """
+    width = batch.tokens.shape[1]
+    for span in batch.spans:
+        place = slice(span.row * width + span.start, span.row * width + span.stop)
+        yield grads[place].t() @ rows[place]
+
+
 def against_targets(batch: Batch, weights: Tensor | None = None) -> Pull:
     """Return the pull of the sum of losses on the text itself, weighted by token."""
 

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -34,6 +34,21 @@ Values: TypeAlias = dict[str, Tensor]
 Operator: TypeAlias = Callable[[Values], Values]
 
 
+class BlockCurvature(Protocol):
+    """Curvature of one block, and its damped inverse."""
+
+    @property
+    def block(self) -> Block:
+        """Whose."""
+
+    @property
+    def eigenvalues(self) -> Tensor:
+        """(n_out, n_in); damping is relative to their mean."""
+
+    def solve(self, rows: Tensor, damping: float) -> Tensor:
+        """Return (H + damping)^-1 of the block's rows, (n_out, n_in)."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EigenBlock:
     """Curvature of a block in its eigenbasis: (Q_S (x) Q_A) diag(L) (Q_S (x) Q_A)^T."""
@@ -53,7 +68,7 @@ class EigenBlock:
 
 
 def solve_blocks(
-    blocks: Iterable[EigenBlock], values: Mapping[str, Tensor], dampings: Iterable[float]
+    blocks: Iterable[BlockCurvature], values: Mapping[str, Tensor], dampings: Iterable[float]
 ) -> Values:
     """Solve each block by itself.
 

@@ -23,6 +23,7 @@ from cuvee.errors import ConfigError, DataError
 from cuvee.executors import Task, one_thread, run_tasks
 from cuvee.labels.clusters import ClusterModel
 from cuvee.labels.embeddings import (
+    HANDED,
     Embedder,
     EmbeddingConfig,
     Vectors,
@@ -78,7 +79,7 @@ def sample_documents(
         embedding: How documents become vectors.
         n_documents: At most.
         seed: The run's seed.
-        embedder: Of kind given.
+        embedder: Of kinds proxy and given.
 
     Returns:
         The same documents in the same order for any layout of the pool.
@@ -122,7 +123,7 @@ def run_cluster_pass(
         out: The run's folder.
         workers: Processes; 0 assigns in this one, and so does a given embedder, which cannot be
             handed to others.
-        embedder: Of kind given.
+        embedder: Of kinds proxy and given.
         on_progress: Called with the number of shards done and their total.
 
     Returns:
@@ -130,9 +131,9 @@ def run_cluster_pass(
 
     Raises:
         DataError: A shard is missing or damaged, or its vectors have other dimensions.
-        ConfigError: The kind is given and there is no embedder, or the other way round.
+        ConfigError: The kind is proxy or given and there is no embedder, or the other way round.
     """
-    source = _embedder(job.embedding, embedder) if job.embedding.kind == "given" else None
+    source = _embedder(job.embedding, embedder) if job.embedding.kind in HANDED else None
     digests = {
         path.name: artifacts.digest_file(path)
         for path in sorted(job.model.iterdir())
@@ -260,10 +261,11 @@ def _with_vectors(
 
 
 def _embedder(embedding: EmbeddingConfig, given: Embedder | None) -> Embedder | None:
-    if (embedding.kind == "given") != (given is not None):
+    if (embedding.kind in HANDED) != (given is not None):
         raise ConfigError(
             f"embedding kind is {embedding.kind!r} and an embedder is "
-            f"{'not ' if given is None else ''}given; give one exactly when the kind is 'given'."
+            f"{'not ' if given is None else ''}given; give one exactly when the kind is "
+            f"{' or '.join(map(repr, HANDED))}."
         )
     return given if embedding.path is None else load_local_model(embedding)
 

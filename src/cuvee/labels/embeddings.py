@@ -24,7 +24,9 @@ from cuvee.randomness import integer_seed
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 """(n_documents, n_dimensions)"""
-Kind: TypeAlias = Literal["tfidf", "sentence-transformers", "model2vec", "column", "given"]
+Kind: TypeAlias = Literal["tfidf", "sentence-transformers", "model2vec", "column", "proxy", "given"]
+HANDED: tuple[Kind, ...] = ("proxy", "given")
+"""Kinds whose embedder is handed in."""
 
 _UNSPACED = r"\u3040-\u30ff\u3400-\u9fff"
 WORD = rf"(?u)[{_UNSPACED}]{{1,2}}|[^\W{_UNSPACED}]{{2,}}"
@@ -49,8 +51,9 @@ class EmbeddingConfig:
 
     kind: Kind = "tfidf"
     """tfidf: hashed words, TF-IDF, SVD. sentence-transformers, model2vec: a model at ``path``.
-    column: numbers that the pool's Parquet files hold. given: a callable handed in by the code.
-    Quad: bge-large-en-v1.5."""
+    column: numbers that the pool's Parquet files hold. proxy: mean last hidden states of the model
+    that influence is computed at, in one process. given: a callable handed in by the code. Quad:
+    bge-large-en-v1.5."""
     path: Path | None = None
     """Folder of a local model; nothing is downloaded."""
     column: str | None = None

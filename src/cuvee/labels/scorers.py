@@ -12,6 +12,7 @@ from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.corpus.rows import DocumentBatch
 from cuvee.labels import heuristics
+from cuvee.labels.distilled import DistilledInfluence
 from cuvee.labels.domain_model import DomainClassifier
 from cuvee.labels.ngrams import ImportanceRatio, ReferenceClassifier
 from cuvee.randomness import document_keys
@@ -22,6 +23,7 @@ Scorer: TypeAlias = Literal[
     "importance",
     "dsir",
     "column",
+    "influence",
     "domain",
     "hf-classifier",
     "fasttext",
@@ -76,6 +78,8 @@ def text_scorer(name: Scorer, model: Path | None, options: Mapping[str, Json]) -
         return ReferenceClassifier.load(path).score
     if name == "importance":
         return ImportanceRatio.load(path).score
+    if name == "influence":
+        return DistilledInfluence.load(path).score
     return _local_scorer(
         name,
         path,

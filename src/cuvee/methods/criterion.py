@@ -15,6 +15,7 @@ Kind: TypeAlias = Literal[
     "dsir",
     "column",
     "labels",
+    "influence",
     "hf-classifier",
     "fasttext",
     "ask-llm",
@@ -27,13 +28,14 @@ LOCAL = ("hf-classifier", "fasttext", "ask-llm")
 _NEEDED: Mapping[Kind, tuple[str, ...]] = {
     "column": ("column", "larger_is_better"),
     "labels": ("folder",),
+    "influence": ("folder",),
     "hf-classifier": ("model",),
     "fasttext": ("model", "label"),
     "ask-llm": ("model", "prompt"),
 }
 _OWN: Mapping[str, tuple[Kind, ...]] = {
     "column": ("column",),
-    "folder": ("labels",),
+    "folder": ("labels", "influence"),
     "model": ("hf-classifier", "fasttext", "ask-llm"),
     "label": ("hf-classifier", "fasttext"),
     "prompt": ("ask-llm",),
@@ -54,8 +56,9 @@ class CriterionConfig:
     bigrams. dsir: that of importance summed over the document, plus Gumbel noise, so that the best
     are a sample drawn by importance. column: numbers that the pool's shards hold already. labels:
     a label column of another run on these documents, such as the influence of `cuvee influence
-    score`. By models on this machine: hf-classifier: a sequence classifier's output. fasttext:
-    probability of a label. ask-llm: probability of "yes" to a prompt."""
+    score`. influence: that of few scored documents, learnt from their n-grams. By models on this
+    machine: hf-classifier: a sequence classifier's output. fasttext: probability of a label.
+    ask-llm: probability of "yes" to a prompt."""
     targets: tuple[str, ...] = ()
     """Target sets that are the reference; none: all of them. Only their search half is read."""
     larger_is_better: bool | None = None
@@ -65,7 +68,8 @@ class CriterionConfig:
     """Of kind column: its name; a.b is field b of a group column a. Documents without a number
     stand with the worst that have one."""
     folder: str | None = None
-    """Of kind labels: the column's folder, ``OUT/labels/<name>``."""
+    """Of kind labels: the column's folder, ``OUT/labels/<name>``. Of kind influence: the folder of
+    a quad run, such a column, or a Parquet file with key and score."""
     model: str | None = None
     """Of kinds with a model: its folder, or fastText file. Nothing is fetched, and no code of a
     model's own is run."""

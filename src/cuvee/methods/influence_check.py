@@ -5,26 +5,34 @@ loss is what an arm of the bandit really pays. Mean influence of a few documents
 under every curvature and damping, is set beside it.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from cuvee import artifacts
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
-from cuvee.errors import ConfigError, DataError
-from cuvee.fit.feature_models import mean_rank
-from cuvee.influence import CausalModel, KroneckerFactors, LayerVector, influences
+from cuvee.errors import DataError
+from cuvee.influence import CausalModel, LayerVector, influences
 from cuvee.influence.model import Where
 from cuvee.methods import measure
+from cuvee.methods.curvature_choice import (
+    Agreement,
+    CheckConfig,
+    choose_way,
+    compare_ways,
+    describe_choice,
+    settings_of,
+)
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.methods.quad_engine import (
     InfluenceConfig,
     curvature_sample,
+    fit_curvature,
     one_torch_thread,
     read_start,
     reference_gradient,
@@ -44,59 +52,9 @@ from cuvee.search.arms import ClusteredPool, DocumentQueues
 from cuvee.tables.runs import read_trajectory
 
 CHECK = "check.json"
-_BOOTSTRAP = 2000
-_INTERVAL = (0.05, 0.95)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckConfig:
-    """What a check compares, and how long it trains."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    n_clusters: int = 12
-    """Clusters trained on, chosen by chance among those with documents enough."""
-    n_tokens: int = 32_768
-    """Tokens the model is continued on each."""
-    n_seeds: int = 2
-    """Runs of each cluster, on other documents' order."""
-    n_probes: int = 20
-    """Documents of each cluster that are scored."""
-    where: tuple[str, ...] = ("attention", "mlp", "all")
-    """Matrices whose influence is compared."""
-    dampings: tuple[float, ...] = (0.01, 0.1, 1.0)
-    """In units of each matrix's mean eigenvalue."""
-
-    def __post_init__(self) -> None:
-        if self.n_clusters < 4 or self.n_tokens < 1 or self.n_seeds < 1 or self.n_probes < 1:
-            raise ConfigError(
-                f"the check is of {self.n_clusters} clusters, {self.n_tokens} tokens, "
-                f"{self.n_seeds} seeds and {self.n_probes} probes; they must be at least 4, 1, 1 "
-                "and 1."
-            )
-        wrong = sorted(set(self.where) - {"attention", "mlp", "all"})
-        if wrong or not self.where or not self.dampings or min(self.dampings) <= 0.0:
-            raise ConfigError(
-                f"where is {list(self.where)} and dampings {list(self.dampings)}; choose from "
-                "attention, mlp and all, and numbers above 0, at least one of each."
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Agreement:
-    """How well one way of computing influence ranks clusters."""
-
-    name: str
-    """``<where>/<curvature>`` and the damping where there is one."""
-    rank: float
-    """Spearman correlation of mean influence and the fall of the objective."""
-    low: float
-    """Lower end of its 90% interval over draws of the clusters."""
-    high: float
-    ahead: float
-    """Rank above that of the plain inner product of the same matrices, or of attention's."""
-    ahead_low: float
-    """Lower end of that difference's 90% interval."""
+_KINDS: tuple[Literal["diagonal", "kfac", "ekfac"], ...] = ("diagonal", "kfac", "ekfac")
+_FORMAT = 2
+"""Of the answer's file."""
 
 
 def check_influence(
@@ -117,7 +75,7 @@ def check_influence(
         DataError: Too few clusters have documents enough.
     """
     # Other settings are another check: neither its runs nor its answer may be taken for this one's.
-    name = artifacts.digest_json(asdict(check))[:12]
+    name = artifacts.digest_json({**asdict(check), "format": _FORMAT})[:12]
     folder = job.folder("influence-check", name, "result")
     if artifacts.is_done(folder):
         known = cast(list[dict[str, Any]], artifacts.read_json(folder / CHECK))
@@ -138,63 +96,31 @@ def check_influence(
     return found
 
 
-def compare_ways(
-    scores: Mapping[str, FloatArray], falls: FloatArray, *, rng: np.random.Generator
-) -> list[Agreement]:
-    """Rank ways of computing influence by their agreement with training.
+def chosen_curvature(
+    settings: QuadConfig, job: Job, prepared: Prepared
+) -> tuple[InfluenceConfig, Json]:
+    """Return how influence is computed; where that is left open, as the check of a run has it.
 
     Args:
-        scores: (n_clusters,) mean influence by way, ``<where>/none`` among them.
-        falls: (n_clusters,) falls of the objective, larger is better.
-        rng: Draws clusters with replacement.
+        settings: The config of `cuvee run quad`.
+        job: A folder that is labelled.
+        prepared: Its pool and targets.
 
     Returns:
-        The ways, best first.
+        Settings of a curvature that is not auto; and ``chosen``, ``said`` and all that were
+        compared, None where nothing was left open.
     """
-    draws = rng.integers(len(falls), size=(_BOOTSTRAP, len(falls)))
-
-    def ranks(name: str) -> FloatArray:
-        return np.array([mean_rank(scores[name][rows], falls[rows]) for rows in draws])
-
-    drawn = {name: ranks(name) for name in scores}
-    found = []
-    for name, values in scores.items():
-        plain = f"{name.partition('/')[0]}/none"
-        apart = drawn[name] - drawn[plain]
-        low, high = np.quantile(drawn[name], _INTERVAL)
-        rank = mean_rank(values, falls)
-        found.append(
-            Agreement(
-                name=name,
-                rank=rank,
-                low=float(low),
-                high=float(high),
-                ahead=rank - mean_rank(scores[plain], falls),
-                ahead_low=float(np.quantile(apart, _INTERVAL[0])),
-            )
-        )
-    return sorted(found, key=lambda one: -one.rank)
-
-
-def describe_check(found: list[Agreement]) -> str:
-    """Write the comparison for people: a table, and what to set."""
-    lines = [f"{'influence':<28} {'rank':>6} {'90% interval':>16} {'ahead of none':>14}"]
-    lines += [
-        f"{one.name:<28} {one.rank:>6.2f} {f'{one.low:.2f} to {one.high:.2f}':>16} "
-        f"{one.ahead:>+14.2f}"
-        for one in found
-    ]
-    best = found[0]
-    surely = best.ahead_low > 0.0
-    lines.append(
-        f"{best.name} ranks clusters best"
-        + (
-            ", surely better than the plain inner product."
-            if surely
-            else "; it cannot be told apart from the plain inner product."
-        )
-    )
-    return "\n".join(lines)
+    if settings.influence.curvature != "auto":
+        return settings.influence, None
+    check = replace(settings.check, where=(settings.influence.where,))
+    found = check_influence(settings, check, job, prepared)
+    name = choose_way(found).name
+    told: dict[str, Json] = {
+        "chosen": name,
+        "said": describe_choice(found),
+        "compared": [cast(Json, asdict(one)) for one in found],
+    }
+    return settings_of(name, settings.influence), told
 
 
 def _choose(pool: ClusteredPool, check: CheckConfig, seed: int) -> IntArray:
@@ -309,9 +235,8 @@ def _directions(
     gradient = reference_gradient(model, settings, prepared, seed=seed)
     yield f"{where}/none", gradient
     sample, few = curvature_sample(settings, prepared, seed=seed)
-    for kind in ("kfac", "ekfac"):
-        factors = KroneckerFactors(model, where=where, corrected=kind == "ekfac")
-        factors.fit(sample, rng=stream(seed, "influence", "labels"))
+    for kind in _KINDS:
+        factors = fit_curvature(model, where, kind, sample, seed=seed)
         for damping in check.dampings:
             yield f"{where}/{kind} {damping:g}", factors.solve(gradient, damping=damping)
     if settings.steps:

@@ -4,7 +4,8 @@
     2  theta         a model: a checkpoint, or trained here
     3  v             (H + damping)^-1 grad L_targets, attention included
     4  I(z)          <grad loss(z), v> of a few documents of a cluster, probed at random
-    5  CS_i          mean influence + alpha sqrt(2 ln sum_j T_j / T_i): which clusters are pulled
+    5  CS_i          mean influence + alpha sqrt(2 ln sum_j T_j / T_i): which clusters are pulled;
+                     refreshed, 2 to 4 anew at theta trained on what was taken so far
     6  the selection documents of clusters whose mean reaches the threshold, up to the budget
     7  the verdict   theta's training continued on them, at random, and on simpler rules' choices
 
@@ -23,10 +24,12 @@ from cuvee.executors import one_thread
 from cuvee.labels.cluster_pass import ClusterPass, run_cluster_pass
 from cuvee.labels.clusters import ClusterModel
 from cuvee.methods import judging, shipping
+from cuvee.methods.influence_check import chosen_curvature
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import given_tokens, prepare
 from cuvee.methods.presets import QUAD_PAPER
 from cuvee.methods.quad_engine import find_direction
+from cuvee.methods.quad_refresh import refreshing_probe
 from cuvee.methods.quad_study import (
     COPIES,
     INFLUENCE,
@@ -35,9 +38,9 @@ from cuvee.methods.quad_study import (
     checkpoint,
     clustered_pool,
     learn_clusters,
-    make_probe,
     mixture_of,
     open_stores,
+    proxy_embedder,
     read_copies,
     read_rounds,
     rival_files,
@@ -68,10 +71,11 @@ def label(settings: QuadConfig, job: Job) -> None:
         judging.named_mixtures(settings.validate, prepared.store.domains)
         index = read_index(job.out)
         folder = job.folder("clusters")
+        embedder = proxy_embedder(settings, job, prepared)
         with job.stage("clusters"), one_thread():
             if not artifacts.is_done(folder):
                 job.progress("clusters", 0, 1, "")
-                learn_clusters(settings, job, folder)
+                learn_clusters(settings, job, folder, embedder=embedder)
                 job.progress("clusters", 1, 1, "")
             embedding = settings.clusters.embedding
             run_cluster_pass(
@@ -80,6 +84,7 @@ def label(settings: QuadConfig, job: Job) -> None:
                 ),
                 job.out,
                 workers=job.workers,
+                embedder=embedder,
                 on_progress=lambda done, total: job.progress("label cluster", done, total, ""),
             )
 
@@ -98,13 +103,14 @@ def fit(settings: QuadConfig, job: Job) -> None:
     if artifacts.is_done(folder):
         return
     base = base_checkpoint(settings, job, prepared)
+    influence, choice = chosen_curvature(settings, job, prepared)
     job.progress("influence", 0, 1, "")
     with (
         job.stage("fit"),
         artifacts.writing(
             folder,
             stage="fit",
-            settings=config.dump(settings.influence),
+            settings=config.dump(influence),
             seed=settings.seed,
             inputs={
                 "base": artifacts.digest_file(base),
@@ -114,7 +120,7 @@ def fit(settings: QuadConfig, job: Job) -> None:
         ) as aside,
     ):
         model = checkpoint(settings, job, prepared).open(prepared.store)
-        find_direction(model, settings.influence, prepared, aside, seed=settings.seed)
+        find_direction(model, influence, prepared, aside, seed=settings.seed, choice=choice)
     job.progress("influence", 1, 1, "")
 
 
@@ -138,7 +144,7 @@ def search(settings: QuadConfig, job: Job) -> None:
     )
     with job.stage("search"):
         bandit.replay(read_rounds(job))
-        probe = make_probe(settings, job, prepared, place)
+        probe = refreshing_probe(settings, job, prepared, place, bandit)
         for played in bandit.rounds(probe):
             write_round(settings, job, played)
             note = f"{played.total_probes} documents scored"

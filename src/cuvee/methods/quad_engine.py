@@ -16,7 +16,15 @@ from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError
-from cuvee.influence import CausalModel, KroneckerFactors, LayerVector, gradient, influence
+from cuvee.influence import (
+    CausalModel,
+    DiagonalFisher,
+    KroneckerFactors,
+    LayerVector,
+    gradient,
+    influence,
+)
+from cuvee.influence.model import Where
 from cuvee.labels.passes import SCORE, SCORES
 from cuvee.methods.pool import Prepared
 from cuvee.policy.sampling import document_order
@@ -25,6 +33,8 @@ from cuvee.proxy.sizes import model_size
 from cuvee.randomness import stream
 
 DIRECTION, FACTORS, ABOUT = "direction.safetensors", "factors.safetensors", "influence.json"
+CHOICE = "choice"
+"""Key of `ABOUT` under which a choice of curvature is told; no target is asked there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +46,10 @@ class InfluenceConfig:
     where: Literal["attention", "mlp", "all"] = "attention"
     """Matrices whose gradients and curvature count. Quad: attention and MLP; its released code: MLP
     alone."""
-    curvature: Literal["none", "kfac", "ekfac"] = "ekfac"
-    """none: the inner product of gradients. ekfac: eigenvalues corrected. Quad's code: ekfac."""
+    curvature: Literal["auto", "none", "diagonal", "kfac", "ekfac"] = "ekfac"
+    """none: the inner product of gradients. diagonal: of every weight by itself. kfac: a Kronecker
+    product a matrix. ekfac: its eigenvalues corrected. auto: curvature, damping and whether there
+    are steps, by short training on some clusters (``check``). Quad's code: ekfac."""
     damping: float = 0.1
     """In units of each matrix's mean eigenvalue, above 0. Quad's code: 0.001, absolute."""
     steps: int = 5
@@ -112,7 +124,13 @@ class Checkpoint:
 
 
 def find_direction(
-    model: CausalModel, settings: InfluenceConfig, prepared: Prepared, folder: Path, *, seed: int
+    model: CausalModel,
+    settings: InfluenceConfig,
+    prepared: Prepared,
+    folder: Path,
+    *,
+    seed: int,
+    choice: Json = None,
 ) -> None:
     """Compute what documents' gradients are multiplied with, and write it with what it came from.
 
@@ -121,22 +139,22 @@ def find_direction(
 
     Args:
         model: At the weights that are to be improved.
-        settings: Curvature, damping, sizes.
+        settings: Curvature, not auto; damping, sizes.
         prepared: Pool and targets.
         folder: Receives the direction, the factors and what is told of them.
         seed: The run's seed.
+        choice: How the curvature was chosen, where it was; is told with the rest.
 
     Raises:
         ConfigError: There are no targets.
     """
-    about: dict[str, Json] = {}
+    assert settings.curvature != "auto", "chosen before"
+    about: dict[str, Json] = {} if choice is None else {CHOICE: choice}
     total = reference_gradient(model, settings, prepared, seed=seed, about=about)
     direction = total
     if settings.curvature != "none":
         sample, few = curvature_sample(settings, prepared, seed=seed)
-        factors = KroneckerFactors(
-            model, where=settings.where, corrected=settings.curvature == "ekfac"
-        ).fit(sample, rng=stream(seed, "influence", "labels"))
+        factors = fit_curvature(model, settings.where, settings.curvature, sample, seed=seed)
         direction = factors.solve(total, damping=settings.damping, steps=settings.steps, sample=few)
         factors.save(folder / FACTORS)
         cosine = total.dot(direction) / max(total.norm * direction.norm, 1e-300)
@@ -193,6 +211,31 @@ def curvature_sample(
         _first(store, pool, settings.factor_tokens, settings, seed),
         _first(store, pool, settings.refine_tokens, settings, seed),
     )
+
+
+def fit_curvature(
+    model: CausalModel,
+    where: Where,
+    curvature: Literal["diagonal", "kfac", "ekfac"],
+    sample: list[IntArray],
+    *,
+    seed: int,
+) -> KroneckerFactors:
+    """Fit the curvature of a kind on a sample, all kinds with the same labels.
+
+    Args:
+        model: At the weights that are to be improved.
+        where: Which matrices.
+        curvature: The kind.
+        sample: Token ids of the pool's documents.
+        seed: The run's seed.
+    """
+    factors: KroneckerFactors = (
+        DiagonalFisher(model, where)
+        if curvature == "diagonal"
+        else KroneckerFactors(model, where, corrected=curvature == "ekfac")
+    )
+    return factors.fit(sample, rng=stream(seed, "influence", "labels"))
 
 
 def score_documents(

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
+from cuvee import artifacts
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.corpus.encoder import decode
@@ -15,7 +17,9 @@ from cuvee.methods import chain, findings, judging, planning, quad
 from cuvee.methods.job import Job
 from cuvee.methods.planning import Part
 from cuvee.methods.pool import Prepared
+from cuvee.methods.quad_engine import ABOUT, CHOICE
 from cuvee.methods.quad_study import (
+    INFLUENCE,
     QuadConfig,
     clustered_pool,
     mixture_of,
@@ -90,7 +94,7 @@ def content(settings: QuadConfig, job: Job) -> ReportContent:
         ),
     )
     rounds = read_rounds(job)
-    notes = (*judged.notes, *_notes(rounds))
+    notes = (*judged.notes, *_notes(rounds), *_choice(job))
     return replace(judged, clusters=_clusters(settings, job, prepared, rounds), notes=notes)
 
 
@@ -125,6 +129,20 @@ def dry_run(settings: QuadConfig, job: Job) -> dict[str, Json]:
         base = replace(settings.proxy, n_tokens=settings.base.n_tokens)
         parts.append(Part(name="base", n_runs=1, proxy=base))
     n_rivals = 2 + len(settings.rivals) + len(settings.validate.mixtures)
+    if settings.influence.curvature == "auto":
+        check = settings.check
+        short = replace(settings.proxy, n_tokens=check.n_tokens)
+        n_runs = check.n_clusters * check.n_seeds
+        parts.append(Part(name="influence check", n_runs=n_runs, proxy=short))
+    if settings.bandit.n_refreshes:
+        share = settings.validate.n_tokens // (settings.bandit.n_refreshes + 1)
+        parts.append(
+            Part(
+                name="refresh",
+                n_runs=settings.bandit.n_refreshes,
+                proxy=replace(settings.proxy, n_tokens=max(share, settings.proxy.batch_tokens)),
+            )
+        )
     judged = Part(
         name="validation",
         n_runs=n_rivals * settings.validate.n_seeds,
@@ -136,11 +154,23 @@ def dry_run(settings: QuadConfig, job: Job) -> dict[str, Json]:
 def _notes(rounds: list[Round]) -> tuple[str, ...]:
     last = rounds[-1]
     surveys = sum(one.survey for one in rounds)
+    anew = (
+        f"Times influence was estimated anew, each at the model trained on what had been taken by "
+        f"then: {last.estimate}. What earlier probes had said was forgotten.",
+    )
     return (
+        *(anew if last.estimate else ()),
         f"{last.total_probes:,} documents were scored in {last.number} rounds, {surveys} of them "
         f"of first pulls, for {last.total_flops:.2g} FLOPs; the clusters taken are estimated to be "
         f"{last.regret:.3g} a token below the best that the budget could have had.",
     )
+
+
+def _choice(job: Job) -> tuple[str, ...]:
+    """Say how the curvature was chosen, where it was."""
+    about = cast(Mapping[str, Json], artifacts.read_json(job.folder(INFLUENCE) / ABOUT))
+    choice = cast("Mapping[str, str] | None", about.get(CHOICE))
+    return () if choice is None else (choice["said"],)
 
 
 def _clusters(
@@ -149,10 +179,8 @@ def _clusters(
     model = ClusterModel.load(job.folder("clusters"))
     pool, place = clustered_pool(job, prepared)
     copies = read_copies(job)[place]
-    record = ProbeRecord.empty(pool.n_clusters)
-    for pull in (pull for one in rounds for pull in one.pulls):
-        record.add(pull.cluster, np.array(pull.rewards))
-    mean = np.where(record.n_probes > 0, record.mean, np.nan)
+    record, n_probes = _record(rounds, pool.n_clusters)
+    mean = np.where(n_probes > 0, record.mean, np.nan)
     rewards = RewardsSection.of_rounds(rounds)
     taken, supply = pool.tokens(copies), pool.tokens()
     plane = map_clusters(
@@ -175,11 +203,24 @@ def _clusters(
         ),
         arms=ArmsSection.of_rounds(rounds, model.names),
         rewards=rewards,
-        rows=_rows(job, prepared, pool, place, model.names, record, taken),
+        rows=_rows(job, prepared, pool, place, model.names, (mean, n_probes), taken),
         n_left_out=max(0, pool.n_clusters - _SHOWN),
-        scored_share=int(record.n_probes.sum()) / len(pool.keys),
+        scored_share=min(1.0, int(n_probes.sum()) / len(pool.keys)),
         effective=effective_clusters(taken),
     )
+
+
+def _record(rounds: list[Round], n_clusters: int) -> tuple[ProbeRecord, IntArray]:
+    """Return what is known of clusters by their latest estimates, and probes of all estimates."""
+    record, estimate = ProbeRecord.empty(n_clusters), 0
+    n_probes = np.zeros(n_clusters, dtype=np.int64)
+    for one in rounds:
+        if one.estimate != estimate:
+            record, estimate = record.forgotten(), one.estimate
+        for pull in one.pulls:
+            record.add(pull.cluster, np.array(pull.rewards))
+            n_probes[pull.cluster] += len(pull.rewards)
+    return record, n_probes
 
 
 def _rows(
@@ -188,16 +229,16 @@ def _rows(
     pool: ClusteredPool,
     place: IntArray,
     names: tuple[str, ...],
-    record: ProbeRecord,
+    probed: tuple[FloatArray, IntArray],
     taken: IntArray,
 ) -> tuple[ClusterRow, ...]:
     count, supply = pool.count(), pool.tokens()
-    mean: FloatArray = record.mean
+    mean, n_probes = probed
     tokenizer = job.folder("tokenizer") / "tokenizer.json"
     by_hash = document_order(pool.keys, seed=0, purpose="sample")
     first = dict(zip(pool.cluster[by_hash][::-1].tolist(), by_hash[::-1].tolist(), strict=True))
     rows = []
-    for cluster in np.lexsort((-mean, -taken))[:_SHOWN].tolist():
+    for cluster in np.lexsort((-np.nan_to_num(mean), -taken))[:_SHOWN].tolist():
         example = ""
         if cluster in first:
             document = int(place[first[cluster]])
@@ -209,8 +250,8 @@ def _rows(
                 n_documents=int(count[cluster]),
                 n_tokens=int(supply[cluster]),
                 taken_tokens=int(taken[cluster]),
-                n_probes=int(record.n_probes[cluster]),
-                mean_reward=float(mean[cluster]) if record.n_probes[cluster] else None,
+                n_probes=int(n_probes[cluster]),
+                mean_reward=float(mean[cluster]) if n_probes[cluster] else None,
                 example=example,
             )
         )

@@ -19,11 +19,14 @@ from cuvee.executors import run_tasks
 from cuvee.influence import LayerVector
 from cuvee.labels.cluster_pass import sample_documents
 from cuvee.labels.clusters import ClusterConfig, ClusterModel, fit_clusters
+from cuvee.labels.embeddings import Embedder
 from cuvee.labels.passes import SCORE, ColumnTasks, align, read_column, run_column
 from cuvee.methods import judging, measure
 from cuvee.methods.base_model import BaseConfig, base_model
+from cuvee.methods.curvature_choice import CheckConfig
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared, TargetsConfig, given_tokens, open_prepared
+from cuvee.methods.proxy_embedding import ProxyEmbedder
 from cuvee.methods.quad_engine import DIRECTION, Checkpoint, InfluenceConfig, score_documents
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.sweep import ProxyConfig
@@ -67,6 +70,9 @@ class QuadConfig:
     """That model: a checkpoint, or trained here."""
     clusters: ClusterConfig = field(default_factory=ClusterConfig)
     influence: InfluenceConfig = field(default_factory=InfluenceConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
+    """The short training that influence.curvature auto goes by; of its matrices those of
+    influence.where alone."""
     bandit: BanditConfig = field(default_factory=BanditConfig)
     rivals: tuple[Strategy, ...] = ("random", "uniform")
     """Selections of the same budget that are judged too. top-influence scores every document."""
@@ -220,11 +226,34 @@ def read_copies(job: Job) -> IntArray:
     return np.asarray(np.load(folder / COPIES, allow_pickle=False), dtype=np.int64)
 
 
-def learn_clusters(settings: QuadConfig, job: Job, folder: Path) -> None:
-    """Learn the clusters from a sample of the pool."""
+def proxy_embedder(settings: QuadConfig, job: Job, prepared: Prepared) -> Embedder | None:
+    """Return the model that influence is computed at as an embedder, where the config asks for it.
+
+    It is trained now where it is to be trained here.
+    """
+    embedding = settings.clusters.embedding
+    if embedding.kind != "proxy":
+        return None
+    return ProxyEmbedder(
+        checkpoint(settings, job, prepared),
+        prepared.store,
+        job.folder("tokenizer") / "tokenizer.json",
+        n_characters=embedding.n_characters,
+        seed=settings.seed,
+    )
+
+
+def learn_clusters(
+    settings: QuadConfig, job: Job, folder: Path, *, embedder: Embedder | None = None
+) -> None:
+    """Learn the clusters from a sample of the pool; see `proxy_embedder`."""
     chosen = settings.clusters
     sample = sample_documents(
-        read_index(job.out), chosen.embedding, n_documents=chosen.n_sample, seed=settings.seed
+        read_index(job.out),
+        chosen.embedding,
+        n_documents=chosen.n_sample,
+        seed=settings.seed,
+        embedder=embedder,
     )
     model = fit_clusters(
         sample.texts, chosen, rng=stream(settings.seed, "clusters"), vectors=sample.vectors
@@ -239,6 +268,13 @@ def learn_clusters(settings: QuadConfig, job: Job, folder: Path) -> None:
         model.save(aside)
 
 
+def influence_folder(job: Job, estimate: int) -> Path:
+    """Return the folder of a direction: the first's, 0, or that of a later estimate."""
+    if estimate == 0:
+        return job.folder(INFLUENCE)
+    return job.folder("estimates", f"{estimate:03d}", INFLUENCE)
+
+
 def write_round(settings: QuadConfig, job: Job, played: Round) -> None:
     """Write a round as an artefact, so that the search can go on after it."""
     with artifacts.writing(
@@ -247,8 +283,8 @@ def write_round(settings: QuadConfig, job: Job, played: Round) -> None:
         settings=config.dump(settings.bandit),
         seed=settings.seed,
         inputs={
-            name: artifacts.digest_of(job.folder(*name.split("/")))
-            for name in (INFLUENCE, f"labels/{_CLUSTER}")
+            INFLUENCE: artifacts.digest_of(influence_folder(job, played.estimate)),
+            f"labels/{_CLUSTER}": artifacts.digest_of(job.folder("labels", _CLUSTER)),
         },
     ) as aside:
         artifacts.write_json(aside / ROUND, played.to_json())

@@ -28,6 +28,7 @@ from cuvee.labels.passes import SCORE, LabelPass, align, read_column, run_pass
 from cuvee.labels.perplexity import BigramModel
 from cuvee.labels.scorers import text_scorer
 from cuvee.methods.criterion import LEARNT, LOCAL, CriterionConfig
+from cuvee.methods.influence_criterion import distil_influence
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.policy.ranks import Normalisation, Normaliser
@@ -55,8 +56,9 @@ class Quality:
     """(n_documents, n_criteria) float32 in the order of the token store; smaller is better."""
     checks: Mapping[str, Mapping[str, float | None]]
     """By criterion: ``reference``, mean rank of the reference's documents among the pool's (below
-    .5 is better than the pool; None: not checked), ``auc`` of a learnt one on texts not fitted, and
-    of a column the share of documents that are ``missing``."""
+    .5 is better than the pool; None: not checked), ``auc`` of a learnt one on texts not fitted, of
+    influence ``spearman`` on documents not fitted, of a column the share of documents that are
+    ``missing``."""
 
 
 def label_quality(
@@ -146,11 +148,15 @@ def _score(
         return _labelled(job, name, criterion, prepared), np.empty(0), {}
     index = read_index(job.out)
     texts = _reference_texts(job, criterion, seed) if prepared.targets is not None else []
-    path, auc = Path(criterion.model) if criterion.model else None, None
+    path = Path(criterion.model) if criterion.model else None
+    about: dict[str, float | None] = {"auc": None}
     if criterion.kind in LOCAL:
         texts = texts[:: max(1, len(texts) // _REFERENCE_TEXTS)]
     elif criterion.kind in LEARNT:
-        path, auc = _learn(job, name, criterion, texts, seed)
+        path, about["auc"] = _learn(job, name, criterion, texts, seed)
+    elif criterion.kind == "influence":
+        origin = Path(criterion.folder or "")
+        path, about["spearman"] = distil_influence(job, name, origin, seed)
     options = criterion.options(seed)
     folder = run_pass(
         LabelPass(
@@ -175,9 +181,9 @@ def _score(
         scores, missing = _fill(name, criterion, scores)
         return scores, _reference_numbers(job, name, criterion, prepared), {"missing": missing}
     if criterion.kind == "dsir":  # its sums go with length: the reference's say nothing
-        return scores, np.empty(0), {"auc": auc}
+        return scores, np.empty(0), about
     score = text_scorer(criterion.kind, path, options)
-    return scores, score(texts) if texts else np.empty(0), {"auc": auc}
+    return scores, score(texts) if texts else np.empty(0), about
 
 
 def _learn(

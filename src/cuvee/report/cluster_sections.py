@@ -96,7 +96,10 @@ class ArmsSection:
         tokens = np.zeros(n_clusters, dtype=np.int64)
         half = float(norm.ppf(0.5 + CONFIDENCE / 2.0))
         columns: list[tuple[FloatArray, FloatArray, IntArray, IntArray]] = []
+        estimate = 0
         for one in rounds:
+            if one.estimate != estimate:
+                record, estimate = record.forgotten(), one.estimate
             for pull in one.pulls:
                 if pull.cluster >= n_clusters:
                     raise DataError(
@@ -129,7 +132,7 @@ class ArmsSection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardsSection:
-    """Scores of all documents that were probed."""
+    """Scores of all documents that were probed since rewards were last estimated anew."""
 
     rewards: FloatArray
     """(n_probes,)"""
@@ -144,8 +147,9 @@ class RewardsSection:
     @classmethod
     def of_rounds(cls, rounds: Sequence[Round]) -> Self:
         """Gather the scores from a bandit's log."""
-        pulls = [pull for one in rounds for pull in one.pulls]
-        gave = {pull.cluster for pull in pulls if pull.n_tokens}
+        last = rounds[-1].estimate if rounds else 0
+        pulls = [pull for one in rounds if one.estimate == last for pull in one.pulls]
+        gave = {pull.cluster for one in rounds for pull in one.pulls if pull.n_tokens}
         thresholds = [one.threshold for one in rounds if not one.survey]
         return cls(
             rewards=np.array([reward for pull in pulls for reward in pull.rewards]),

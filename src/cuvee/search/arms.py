@@ -1,6 +1,6 @@
 """Clusters as arms: their documents in hash order, what their probes said, how they compare."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -122,7 +122,8 @@ class ProbeRecord:
     n_probes: IntArray
     """(n_clusters,) documents scored."""
     mean: FloatArray
-    """(n_clusters,) over all of a cluster's probes; 0 where there is none."""
+    """(n_clusters,) over all of a cluster's probes; where there is none, what it was before the
+    record was last forgotten, and 0 at first."""
     squares: FloatArray
     """(n_clusters,) sum of squared deviations from the mean."""
 
@@ -135,6 +136,10 @@ class ProbeRecord:
             mean=np.zeros(n_clusters),
             squares=np.zeros(n_clusters),
         )
+
+    def forgotten(self) -> Self:
+        """Return a record without probes; a mean stands until its cluster is probed again."""
+        return replace(self.empty(len(self.mean)), mean=self.mean.copy())
 
     def add(self, cluster: int, scores: FloatArray) -> None:
         """Count one pull.

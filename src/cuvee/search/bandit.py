@@ -6,7 +6,15 @@ Every cluster is pulled once before the formula is trusted. Each pull scores a f
 were not scored before, in an order made by hash; a cluster whose mean reaches the threshold gives
 some of its documents, in another such order, to the selection.
 
-Source: Quad (arXiv:2409.16986), the cluster score and the loop about it.
+Where rewards are estimated anew (``n_refreshes``), each time another equal share of the budget is
+taken, what earlier probes said is forgotten: rewards of another model are in another unit, so that
+neither a discounted mean nor one over a sliding window would mean anything. The clusters that can
+still give something are pulled once again, those of the highest old means first, and the same
+documents are scored first, so that a mean that has changed has drifted.
+
+Source: Quad (arXiv:2409.16986), the cluster score and the loop about it; starting anew when rewards
+    have changed is one of the two kinds of bandits for changing rewards of Garivier and Moulines
+    (arXiv:0805.3415), the other being discounts and windows, of use where changes are not known of.
 """
 
 import logging
@@ -17,17 +25,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cuvee.arrays import BoolArray, FloatArray, IntArray
-from cuvee.errors import ArtifactError, ConfigError, DataError, InfeasibleError
+from cuvee.errors import ArtifactError, DataError
 from cuvee.randomness import stream
 from cuvee.search.arms import (
     ClusteredPool,
     DocumentQueues,
-    Neighbours,
     ProbeRecord,
     regret_per_token,
 )
 from cuvee.search.bandit_config import BanditConfig
 from cuvee.search.bandit_log import Pull, Round
+from cuvee.search.bandit_setup import check_feasible, neighbours_of, supply_of
 
 logger = logging.getLogger(__name__)
 
@@ -97,18 +105,21 @@ class Bandit:
                 not suffice for one pull of every cluster.
             ConfigError: ``neighbour_radius`` is set and there are no centres.
         """
-        _check_feasible(pool, config, n_tokens)
+        check_feasible(pool, config, n_tokens)
         self._pool, self._config, self._budget = pool, config, n_tokens
         self._flops_per_token = flops_per_token
+        self._seed = seed
         self._probes = DocumentQueues(pool, seed=seed, purpose="probe")
-        self._supply = _supply(pool, config, n_tokens=n_tokens, seed=seed)
+        self._supply = supply_of(pool, config, n_tokens=n_tokens, seed=seed)
         self._record = ProbeRecord.empty(pool.n_clusters)
         self._copies = np.zeros(len(pool.keys), dtype=np.int64)
         self._taken = np.zeros(pool.n_clusters, dtype=np.int64)
         self._tokens = pool.tokens()
         self._ties = stream(seed, "bandit", "ties").permutation(pool.n_clusters)
-        self._neighbours = _neighbours(pool, config, centres)
+        self._neighbours = neighbours_of(pool, config, centres)
         self._total_probes = self._probe_tokens = self._n_rounds = self._n_surveys = 0
+        self._shares = 0
+        self._begun = [np.zeros(len(pool.keys), dtype=np.uint8)]
 
     @property
     def copies(self) -> IntArray:
@@ -126,6 +137,15 @@ class Bandit:
         return self._taken.copy()
 
     @property
+    def estimate(self) -> int:
+        """How often rewards were estimated anew so far: 0 until the first refresh."""
+        return len(self._begun) - 1
+
+    def copies_before(self, estimate: int) -> npt.NDArray[np.uint8]:
+        """Return the (n_documents,) copies when an estimate was begun."""
+        return self._begun[estimate].copy()
+
+    @property
     def met(self) -> bool:
         """True once the budget is met."""
         return int(self._taken.sum()) >= self._budget
@@ -134,7 +154,9 @@ class Bandit:
     def over(self) -> bool:
         """True once the budget is met or nothing that is allowed can change any more."""
         played = self._n_rounds - self._n_surveys
-        return self.met or played == self._config.max_rounds or not self._candidates().size
+        if self.met or played == self._config.max_rounds:
+            return True
+        return self._shares_taken() == self._shares and not self._candidates().size
 
     def rounds(self, probe: Probe) -> Iterator[Round]:
         """Play until it is over.
@@ -158,11 +180,13 @@ class Bandit:
         """Play one round.
 
         Args:
-            probe: Scores documents of the pool; asked once, for all probes of the round.
+            probe: Scores documents of the pool; asked once, for all probes of the round, when
+                `estimate` is that of the round.
 
         Raises:
             DataError: It returns another number of rewards, or one that is not finite.
         """
+        self._refresh()
         survey = bool(self._unpulled().size)
         alpha = self._alpha()
         scores = self._scores(alpha)
@@ -224,6 +248,7 @@ class Bandit:
         shown = None if threshold is None or not np.isfinite(threshold) else threshold
         done = Round(
             number=self._n_rounds,
+            estimate=self.estimate,
             survey=survey,
             exploration=alpha,
             threshold=shown,
@@ -244,6 +269,20 @@ class Bandit:
         )
         return done
 
+    def _shares_taken(self) -> int:
+        """Return how many equal shares of the budget are taken, one more than refreshes in all."""
+        return int(self._taken.sum()) * (self._config.n_refreshes + 1) // self._budget
+
+    def _refresh(self) -> None:
+        """Forget what probes said, if a share of the budget was taken since the last time."""
+        if self._shares_taken() == self._shares:
+            return
+        self._shares = self._shares_taken()
+        self._begun.append(self._copies.astype(np.uint8))
+        self._record = self._record.forgotten()
+        self._probes = DocumentQueues(self._pool, seed=self._seed, purpose="probe")
+        logger.info("rewards are estimated anew, the %d. time", self.estimate)
+
     def _live(self) -> BoolArray:
         return np.asarray(self._supply.n_left > 0)
 
@@ -261,8 +300,10 @@ class Bandit:
         return np.flatnonzero(useful & self._live())
 
     def _probes_allowed(self) -> int:
-        limit = self._config.max_probes
-        return len(self._pool.keys) if limit is None else limit - self._total_probes
+        limit, times = self._config.max_probes, self._config.n_refreshes + 1
+        if limit is None:
+            return len(self._pool.keys)
+        return limit * (self._shares + 1) // times - self._total_probes
 
     def _alpha(self) -> float:
         """Return alpha in the unit of rewards; 0 once nothing more may be learnt."""
@@ -289,7 +330,8 @@ class Bandit:
     def _choose(self, scores: FloatArray) -> list[int]:
         n_arms = self._config.n_arms or max(1, self._pool.n_clusters // _ARMS_SHARE)
         candidates = self._candidates()
-        order = np.lexsort((self._ties[candidates], -scores[candidates]))
+        means = self._record.mean[candidates]  # of those never pulled: from before the refresh
+        order = np.lexsort((self._ties[candidates], -means, -scores[candidates]))
         chosen: list[int] = candidates[order[:n_arms]].tolist()
         return chosen
 
@@ -347,49 +389,3 @@ def _rewards(probe: Probe, drawn: list[IntArray]) -> list[FloatArray]:
             "finite."
         )
     return np.split(values, np.cumsum([len(one) for one in drawn])[:-1])
-
-
-def _supply(
-    pool: ClusteredPool, config: BanditConfig, *, n_tokens: int, seed: int
-) -> DocumentQueues:
-    """Queue what every cluster may give."""
-    share = config.max_share or 0.5 + 0.5 * n_tokens / int(pool.n_tokens.sum())
-    queues = DocumentQueues(pool, seed=seed, purpose="copies", share=share)
-    allowed = int(queues.tokens_left.sum())
-    if allowed >= n_tokens:
-        return queues
-    if config.max_share is None:
-        return DocumentQueues(pool, seed=seed, purpose="copies")
-    raise InfeasibleError(
-        f"max_share {config.max_share:g} leaves {allowed:,} tokens, fewer than the budget of "
-        f"{n_tokens:,}. Raise it, or lower the budget."
-    )
-
-
-def _neighbours(
-    pool: ClusteredPool, config: BanditConfig, centres: npt.NDArray[np.floating] | None
-) -> Neighbours | None:
-    if config.neighbour_radius is None:
-        return None
-    if centres is None or len(centres) != pool.n_clusters:
-        raise ConfigError(
-            f"neighbour_radius is {config.neighbour_radius:g} but there are "
-            f"{'no' if centres is None else len(centres)} centres for {pool.n_clusters} clusters; "
-            "cluster by embeddings, or set it to null."
-        )
-    return Neighbours.of_centres(centres, radius=config.neighbour_radius)
-
-
-def _check_feasible(pool: ClusteredPool, config: BanditConfig, n_tokens: int) -> None:
-    available = int(pool.n_tokens.sum())
-    if not 0 < n_tokens <= available:
-        raise InfeasibleError(
-            f"the token budget is {n_tokens:,}; it must be at least 1 and at most the pool's "
-            f"{available:,} tokens. A bandit takes no document twice."
-        )
-    first = int(np.minimum(pool.count(), config.n_probes).sum())
-    if config.max_probes is not None and config.max_probes < first:
-        raise InfeasibleError(
-            f"max_probes is {config.max_probes:,}, but one pull of each of {pool.n_clusters:,} "
-            f"clusters scores {first:,} documents. Raise it, or use fewer clusters or probes."
-        )

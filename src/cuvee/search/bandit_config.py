@@ -46,12 +46,17 @@ class BanditConfig:
     """Documents scored at most; then the best known clusters fill the budget. None: no limit."""
     max_rounds: int | None = None
     """Rounds at most after the first pulls; None: no limit. Released: 200."""
+    n_refreshes: int = 0
+    """Times that rewards are estimated anew, with a model trained on what was taken so far: each
+    time another equal share of the budget is taken. Quad: 0."""
 
     def __post_init__(self) -> None:
         for name in ("n_probes", "n_arms", "take_documents", "max_probes", "max_rounds"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1.")
+        if self.n_refreshes < 0:
+            raise ConfigError(f"n_refreshes is {self.n_refreshes}; it must be at least 0.")
         if not (np.isfinite(self.exploration) and self.exploration >= 0.0):
             raise ConfigError(f"exploration is {self.exploration:g}; it must be at least 0.")
         if self.neighbour_radius is not None and not 0.0 < self.neighbour_radius <= 2.0:

@@ -72,11 +72,14 @@ class Round:
     """Spent on probes so far."""
     regret: float
     """Estimate of `arms.regret_per_token` so far, from means shrunk by their doubt."""
+    estimate: int = 0
+    """How often rewards had been estimated anew."""
 
     def to_json(self) -> dict[str, Json]:
         """Return the round as plain JSON; floats come back exactly."""
         return {
             "number": self.number,
+            "estimate": self.estimate,
             "survey": self.survey,
             "exploration": self.exploration,
             "threshold": self.threshold,
