@@ -115,6 +115,16 @@ def clean(text: str) -> str:
     return "".join(_clean_character(character) for character in text)
 
 
+def clean_lines(text: str) -> str:
+    r"""Make a text of several lines harmless to show, its line ends and indents kept.
+
+    Example:
+        >>> clean_lines("a:\n  b\x1b: 1")
+        'a:\n  b\ufffd: 1'
+    """
+    return "\n".join(map(clean, text.split("\n")))
+
+
 def shorten(text: str, length: int) -> str:
     """Clean a name and cut its middle out where it is too long for a chart.
 
