@@ -28,6 +28,7 @@ VERBS = (
     "validate",
     "report",
     "show",
+    "watch",
     "overlap",
     "copies",
     "influence",

@@ -10,10 +10,12 @@ from cuvee.cli import (
     influence,
     overlap,
     predict,
+    report,
     run,
     search,
     show,
     stages,
+    watch,
 )
 
 app = typer.Typer(
@@ -35,4 +37,6 @@ copies.register(app)
 overlap.register(app)
 influence.register(app)
 export.register(app)
+report.register(app)
 show.register(app)
+watch.register(app)

@@ -28,12 +28,11 @@ _VERBS: dict[str, str] = {
     "train": "Train a proxy model on each mixture of the design.",
     "select": "Write the chosen mixture's documents at the token budget.",
     "validate": "Train larger models on the chosen mixture and its baselines, and judge.",
-    "report": "Write report.html from the finished artefacts.",
 }
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs; `design`, `fit` and `search` have files of their own."""
+    """Add the verbs; `design`, `fit`, `report` and `search` have files of their own."""
     for verb, help_text in _VERBS.items():
         app.command(name=verb, help=help_text)(_train if verb == "train" else _command(verb))
 

@@ -179,8 +179,14 @@ def _held_out(section: HeldOutSection) -> Table:
 
 
 def _pool(section: PoolSection) -> Table:
-    names = ("n_documents", "n_bytes", "n_tokens", "unique_tokens", "available_tokens")
-    names = (*names, "validation_documents")
+    names = (
+        "n_documents",
+        "n_bytes",
+        "n_tokens",
+        "unique_tokens",
+        "available_tokens",
+        "validation_documents",
+    )
     return ("domain", *names), zip(
         section.domains, *(getattr(section, name).tolist() for name in names), strict=True
     )

@@ -93,7 +93,14 @@ def build_page(content: ReportContent) -> str:
     Returns:
         The page; equal content gives equal text, in any process.
     """
-    environment = Environment(
+    # Lone surrogates cannot be written as UTF-8; names are cleaned, a config might still hold one.
+    page = environment().get_template("report.html.j2").render(_view(content))
+    return page.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def environment() -> Environment:
+    """Make the template engine of the pages: everything escaped, nothing undefined."""
+    made = Environment(
         loader=PackageLoader("cuvee.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -101,22 +108,21 @@ def build_page(content: ReportContent) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "share": numbers.share,
         "count": numbers.count,
         "quantity": numbers.quantity,
         "megabytes": numbers.megabytes,
         "decimals": numbers.decimals,
         "difference": numbers.difference,
+        "duration": numbers.duration,
         "ratio": numbers.ratio,
         "clean": numbers.clean,
         "clean_lines": numbers.clean_lines,
         "breakable": _breakable,
     }
-    environment.globals["interval"] = numbers.interval
-    # Lone surrogates cannot be written as UTF-8; names are cleaned, a config might still hold one.
-    page = environment.get_template("report.html.j2").render(_view(content))
-    return page.encode("utf-8", errors="replace").decode("utf-8")
+    made.globals["interval"] = numbers.interval
+    return made
 
 
 def _breakable(text: str) -> Markup:
