@@ -122,18 +122,19 @@ def describe_watched(found: Watched) -> str:
     """Write what `watch` found as plain text; names cannot steer the terminal."""
     lines = [clean(found.folder) + (": finished" if found.finished else "")]
     lines += [f"  {clean(name)}: {state}" for name, state in found.stages]
-    for sweep in found.sweeps[-1:]:
-        lines += ["", *_sweep_lines(sweep)]
+    if found.sweeps:
+        lines += ["", *map(_headline, found.sweeps), *_losses(found.sweeps[-1])]
     return "\n".join(lines)
 
 
-def _sweep_lines(sweep: SweepProgress) -> list[str]:
+def _headline(sweep: SweepProgress) -> str:
     n_done, total = len(sweep.finished), sweep.n_total
     if total:
         filled = min(_BAR, _BAR * n_done // total)
-        head = f"{sweep.name}  [{'#' * filled}{'.' * (_BAR - filled)}]  {n_done} of {total} runs"
+        bar = "#" * filled + "." * (_BAR - filled)
+        head = f"{clean(sweep.name)}  [{bar}]  {n_done} of {total} runs"
     else:
-        head = f"{sweep.name}  {n_done} runs"
+        head = f"{clean(sweep.name)}  {n_done} runs"
     pace, end = sweep.runs_per_hour, sweep.expected_end
     if pace is not None:
         head += f", {pace:.1f} an hour"
@@ -141,12 +142,17 @@ def _sweep_lines(sweep: SweepProgress) -> list[str]:
         left = end - sweep.finished[-1].ended
         clock = time.strftime("%Y-%m-%d %H:%M", time.localtime(end))
         head += f", end expected {clock} ({duration(left)} after the last)"
-    lines = [head]
+    return head
+
+
+def _losses(sweep: SweepProgress) -> list[str]:
+    """Write the best and the last losses of one folder."""
+    lines = []
     if sweep.best is not None:
         best = sweep.best
         lines.append(
-            f"best so far: {clean(best.name)} {decimals(best.loss_bpb)} bits per byte "
-            f"({best.size}, mean over the targets)"
+            f"best of {clean(sweep.name)} so far: {clean(best.name)} "
+            f"{decimals(best.loss_bpb)} bits per byte ({best.size}, mean over the targets)"
         )
     for run in sweep.finished[: -_LAST - 1 : -1]:
         loss = decimals(run.loss_bpb) if np.isfinite(run.loss_bpb) else "diverged"
