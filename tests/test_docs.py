@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from dataclasses import fields, is_dataclass
@@ -102,6 +103,17 @@ def test_examples_run(page: Path) -> None:
     assert blocks
     for block in blocks:
         exec(compile(block, page.name, "exec"), names)
+
+
+def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its code cells run in order, and it is kept without outputs."""
+    notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text(encoding="utf-8"))
+    cells = [one for one in notebook["cells"] if one["cell_type"] == "code"]
+    names: dict[str, object] = {}
+    for number, cell in enumerate(cells):
+        assert cell["outputs"] == []
+        exec(compile("".join(cell["source"]), f"notebook cell {number}", "exec"), names)
+    assert "gain over natural" in capsys.readouterr().out
 
 
 def manual() -> str:

@@ -30,6 +30,7 @@ VERBS = (
     "validate",
     "report",
     "show",
+    "watch",
     "overlap",
     "duplicates",
     "copies",

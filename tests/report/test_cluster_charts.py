@@ -72,6 +72,31 @@ def _rounds() -> list[Round]:
     ]
 
 
+def make_section() -> ClustersSection:
+    """Make clusters whose names and examples are markup."""
+    rows = tuple(
+        ClusterRow(
+            name=name,
+            n_documents=12345,
+            n_tokens=4000,
+            taken_tokens=1500,
+            n_probes=0 if place == 2 else 3,
+            mean_reward=None if place == 2 else 0.0625,
+            example="<img src=x onerror=alert(2)>\u202e\x07 end",
+        )
+        for place, name in enumerate(_NAMES)
+    )
+    return ClustersSection(
+        map=_map(),
+        arms=ArmsSection.of_rounds(_rounds(), _NAMES),
+        rewards=RewardsSection.of_rounds(_rounds()),
+        rows=rows,
+        n_left_out=7,
+        scored_share=0.0123,
+        effective=3.21,
+    )
+
+
 def _texts(drawing: str) -> list[str]:
     return ["".join(one.itertext()) for one in ET.fromstring(drawing).iter("text")]
 
@@ -147,27 +172,7 @@ def test_shapes_must_fit_the_names() -> None:
 
 def test_the_page_shows_clusters_and_their_examples_as_text(content: ReportContent) -> None:
     """Numbers stand in the table; names and examples are never markup or control characters."""
-    rows = tuple(
-        ClusterRow(
-            name=name,
-            n_documents=12345,
-            n_tokens=4000,
-            taken_tokens=1500,
-            n_probes=0 if place == 2 else 3,
-            mean_reward=None if place == 2 else 0.0625,
-            example="<img src=x onerror=alert(2)>\u202e\x07 end",
-        )
-        for place, name in enumerate(_NAMES)
-    )
-    section = ClustersSection(
-        map=_map(),
-        arms=ArmsSection.of_rounds(_rounds(), _NAMES),
-        rewards=RewardsSection.of_rounds(_rounds()),
-        rows=rows,
-        n_left_out=7,
-        scored_share=0.0123,
-        effective=3.21,
-    )
+    section = make_section()
     page = build_page(dataclasses.replace(content, clusters=section))
     assert "<h2>Clusters</h2>" in page
     assert "0.0625" in page

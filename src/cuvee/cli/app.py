@@ -13,11 +13,13 @@ from cuvee.cli import (
     ingest,
     overlap,
     predict,
+    report,
     run,
     search,
     show,
     stages,
     validate,
+    watch,
 )
 
 app = typer.Typer(
@@ -43,4 +45,6 @@ overlap.register(app)
 duplicates.register(app)
 influence.register(app)
 export.register(app)
+report.register(app)
 show.register(app)
+watch.register(app)

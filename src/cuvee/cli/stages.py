@@ -27,12 +27,11 @@ _VERBS: dict[str, str] = {
     "label": "Read, check, split and tokenise the pool and the targets.",
     "train": "Train a proxy model on each mixture of the design.",
     "select": "Write the chosen mixture's documents at the token budget.",
-    "report": "Write report.html from the finished artefacts.",
 }
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs; `design`, `fit`, `search` and `validate` have files of their own."""
+    """Add the verbs; the others have files of their own."""
     for verb, help_text in _VERBS.items():
         app.command(name=verb, help=help_text)(_train if verb == "train" else _command(verb))
 

@@ -79,6 +79,24 @@ def difference(value: float, places: int = 3) -> str:
     return "+" + text if value > 0 and float(text) != 0 else text
 
 
+def duration(seconds: float) -> str:
+    """Write a time in the two units that matter.
+
+    Example:
+        >>> duration(7.4), duration(95), duration(7260), duration(200_000)
+        ('7 s', '1 min 35 s', '2 h 1 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    for size, unit, smaller, smaller_unit in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller} {smaller_unit}"
+    return f"{whole} s"
+
+
 def interval(low: float | None, high: float | None, places: int = 3) -> str:
     """Write an interval, or say that there is none.
 
@@ -113,6 +131,16 @@ def clean(text: str) -> str:
         'a b\ufffd'
     """
     return "".join(_clean_character(character) for character in text)
+
+
+def clean_lines(text: str) -> str:
+    r"""Make a text of several lines harmless to show, its line ends and indents kept.
+
+    Example:
+        >>> clean_lines("a:\n  b\x1b: 1")
+        'a:\n  b\ufffd: 1'
+    """
+    return "\n".join(map(clean, text.split("\n")))
 
 
 def shorten(text: str, length: int) -> str:

@@ -4,12 +4,13 @@ All text that comes from the pool or the config is escaped by the template engin
 security policy inside the page forbids scripts and requests should anything ever slip through.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.report import charts, numbers
@@ -26,6 +27,7 @@ from cuvee.report.content import (
     SelectionSection,
     VerdictSection,
 )
+from cuvee.report.downloads import downloads
 from cuvee.report.headline import findings, headline, scope
 from cuvee.report.panels import (
     Panel,
@@ -43,6 +45,7 @@ from cuvee.report.panels import (
 )
 
 _N_BEST_RUNS = 8
+_JOINT = re.compile(r"(?<=\w)_(?=\w)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,14 @@ def build_page(content: ReportContent) -> str:
     Returns:
         The page; equal content gives equal text, in any process.
     """
-    environment = Environment(
+    # Lone surrogates cannot be written as UTF-8; names are cleaned, a config might still hold one.
+    page = environment().get_template("report.html.j2").render(_view(content))
+    return page.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def environment() -> Environment:
+    """Make the template engine of the pages: everything escaped, nothing undefined."""
+    made = Environment(
         loader=PackageLoader("cuvee.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -98,20 +108,26 @@ def build_page(content: ReportContent) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "share": numbers.share,
         "count": numbers.count,
         "quantity": numbers.quantity,
         "megabytes": numbers.megabytes,
         "decimals": numbers.decimals,
         "difference": numbers.difference,
+        "duration": numbers.duration,
         "ratio": numbers.ratio,
         "clean": numbers.clean,
+        "clean_lines": numbers.clean_lines,
+        "breakable": _breakable,
     }
-    environment.globals["interval"] = numbers.interval
-    # Lone surrogates cannot be written as UTF-8; names are cleaned, a config might still hold one.
-    page = environment.get_template("report.html.j2").render(_view(content))
-    return page.encode("utf-8", errors="replace").decode("utf-8")
+    made.globals["interval"] = numbers.interval
+    return made
+
+
+def _breakable(text: str) -> Markup:
+    """Make a name harmless and let long ones break after their underscores."""
+    return Markup(_JOINT.sub("_<wbr>", str(escape(numbers.clean(text)))))
 
 
 def _view(content: ReportContent) -> dict[str, object]:
@@ -123,6 +139,8 @@ def _view(content: ReportContent) -> dict[str, object]:
         "verdict_groups": _verdict_groups(content.verdict) if content.verdict else (),
         "mixture_rows": _mixture_rows(content.mixture),
         "loss_rows": _loss_rows(content.losses) if content.losses else (),
+        "has_proxy": content.losses is not None and _has_proxy(content.losses),
+        "files": downloads(content),
         "scatters": _scatters(content),
         "residuals": residual_panel(content.held_out) if content.held_out else None,
         "outlying": outlying_words(content.held_out) if content.held_out else "",
@@ -209,6 +227,10 @@ def _loss_rows(losses: LossSection) -> tuple[_LossRow, ...]:
         best = tuple(bool(one) for one in mean <= lowest)
         rows.append(_LossRow(row, tuple(mean[1:].tolist()), float(mean[0]), spread, best))
     return tuple(rows)
+
+
+def _has_proxy(losses: LossSection) -> bool:
+    return any(row.predicted is not None or row.proxy is not None for row in losses.rows)
 
 
 def _sensitivity(content: ReportContent) -> SensitivityView | None:

@@ -44,6 +44,8 @@ _VARIABLES = {
     HIGHER: "higher",
     **{colour: role for role, colour in ROLE_COLOURS.items()},
 }
+_READABLE = frozenset({INK, MUTED, GRID, SURFACE, ROLE_COLOURS["natural"]})
+"""Colours that words may have as they are."""
 _COLOUR = re.compile("|".join(_VARIABLES))
 _FONT = re.compile(r"font:\s*(?:\w+\s+)*([\d.]+)px[^;]*")
 
@@ -178,8 +180,19 @@ def _plain_attributes(element: ET.Element) -> None:
         value = element.attrib.pop(key)
         if key == "style":
             value = _FONT.sub(r"font-size: \1px", value)
-            value = _COLOUR.sub(lambda found: f"var(--{_VARIABLES[found[0]]}, {found[0]})", value)
+            # Words need more contrast than lines: a role's words have a colour of their own.
+            variable = _word_variable if element.tag == "text" else _variable
+            value = _COLOUR.sub(variable, value)
         element.attrib[key.rpartition("}")[2]] = value
+
+
+def _variable(found: re.Match[str]) -> str:
+    return f"var(--{_VARIABLES[found[0]]}, {found[0]})"
+
+
+def _word_variable(found: re.Match[str]) -> str:
+    suffix = "" if found[0] in _READABLE else "-text"
+    return f"var(--{_VARIABLES[found[0]]}{suffix}, {found[0]})"
 
 
 def _prune(root: ET.Element) -> None:
