@@ -9,13 +9,14 @@ import typer
 from cuvee.cli import assignments
 from cuvee.cli.options import (
     AsJson,
+    Executor,
     Method,
     Out,
     Quiet,
     Settings,
     Verbose,
     Workers,
-    n_workers,
+    hands,
     out_folder,
 )
 from cuvee.cli.progress import progress_bars
@@ -52,6 +53,7 @@ def register(app: typer.Typer) -> None:
         out: Out = None,
         settings: Settings = None,
         workers: Workers = None,
+        executor: Executor = "local",
         method: Method = "regmix",
         as_json: AsJson = False,
         quiet: Quiet = False,
@@ -64,10 +66,8 @@ def register(app: typer.Typer) -> None:
                     "a predictor's folder, --objective, --cap and --json go with --next N; without "
                     "it give a config file."
                 )
-            with progress_bars(shown=not quiet) as progress:
-                job = Job(
-                    out=out_folder(out, source), workers=n_workers(workers), progress=progress
-                )
+            with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
+                job = Job(out=out_folder(out, source), workers=n_hands, progress=progress)
                 run_step("design", source, job, method=method, settings=tuple(settings or ()))
             return
         if not source.is_dir() or out is None:
