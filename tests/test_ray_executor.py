@@ -152,8 +152,11 @@ def workers_at(function: str) -> list[psutil.Process]:
 
 
 @contextmanager
-def two_workers_killed(function: str) -> Iterator[None]:
-    """Kill two workers, one after the other, each while it runs a function."""
+def losses(nodes: Any, function: str) -> Iterator[Callable[..., None]]:
+    """Give a callback whose first call takes away a node, then two workers at a function.
+
+    Afterwards another node stands in the place of the lost one.
+    """
     killed: set[int] = set()
 
     def kill() -> None:
@@ -163,29 +166,18 @@ def two_workers_killed(function: str) -> Iterator[None]:
                 if worker.pid not in killed:
                     worker.kill()
                     killed.add(worker.pid)
-            time.sleep(0.02)
+            time.sleep(0.1)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-    assert len(killed) == 2
+    killer = threading.Thread(target=kill)
 
-
-@contextmanager
-def a_node_lost(nodes: Any) -> Iterator[Callable[..., None]]:
-    """Give a callback that takes a node away when it is called first; put another there after."""
-    lost: list[Any] = []
-
-    def lose(*_: object) -> None:
-        if not lost:
-            lost.append(nodes.list_all_nodes()[-1])
-            nodes.remove_node(lost[0], allow_graceful=False)
+    def lose() -> None:
+        if killer.ident is None:
+            nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
+            killer.start()
 
     yield lose
-    assert lost
+    killer.join()
+    assert len(killed) == 2
     nodes.add_node(**NODE)
     nodes.wait_for_nodes()
 
@@ -203,7 +195,7 @@ def test_a_sweep_survives_a_node_and_two_workers(
 ) -> None:
     """Every run is there in the end, with the bytes of a sweep in this process."""
     done: list[str] = []
-    with a_node_lost(nodes) as lose, two_workers_killed("cuvee.proxy.train:train_proxy"):
+    with losses(nodes, "cuvee.proxy.train:train_proxy") as lose:
         train_all(
             specs,
             tmp_path / "ray",
@@ -250,7 +242,7 @@ def test_a_selection_survives_a_node_and_two_workers(
         )
         return artifacts.digest_of(folder)
 
-    with a_node_lost(nodes) as lose, two_workers_killed("cuvee.select.copies_passes:"):
+    with losses(nodes, "cuvee.select.copies_passes:") as lose:
         made = draw(tmp_path / "ray", 3, lose)
     assert made == draw(tmp_path / "local", 0, lambda: None)
 
@@ -276,11 +268,11 @@ def test_errors_of_tasks_and_nodes_arrive_as_they_are(
         list(run_tasks([on_card], workers=1))
 
     @contextmanager
-    def elsewhere(folder: Path) -> Iterator[Path]:
-        yield tmp_path / "not shared" / ".ray-0"
+    def elsewhere(folder: Path) -> Iterator[str]:
+        yield "a word that is not in the file the node finds"
 
     monkeypatch.setattr(ray_executor, "_marked", elsewhere)
-    with pytest.raises(ArtifactError, match=r"does not see .*not shared.*that all nodes share"):
+    with pytest.raises(ArtifactError, match=r"does not see .*that all nodes share"):
         list(run_tasks([missing], workers=1))
 
 

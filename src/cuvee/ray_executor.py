@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _LOSSES = 10
 """Workers a task may lose before it is held to be what kills them."""
+_MARK = ".ray"
+"""File in the run's folder, with a word of the command's: nodes that can read it share it."""
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Of a cluster started here; Ray's least is 75 MiB, and nothing of ours is kept in it."""
 _REACH_SECONDS = 10.0
@@ -74,12 +76,13 @@ class RayCluster:
             )
         queue = list(reversed(tasks))
         waiting: dict[Any, Task] = {}
-        with _marked(_common_folder(tasks)) as mark:
+        folder = _common_folder(tasks)
+        with _marked(folder) as word:
             try:
                 while queue or waiting:
                     while queue and len(waiting) < workers:
                         task = queue.pop()
-                        waiting[self._hand_in(task, mark)] = task
+                        waiting[self._hand_in(task, folder, word)] = task
                     for ref in self._wait(list(waiting)):
                         self._result(ref, waiting[ref])
                         task = waiting.pop(ref)
@@ -89,14 +92,15 @@ class RayCluster:
                 for ref in waiting:
                     self.ray.cancel(ref, force=True)
 
-    def _hand_in(self, task: Task, mark: Path) -> Any:
+    def _hand_in(self, task: Task, run: Path, word: str) -> Any:
         order: dict[str, Json] = {
             "function": task.function,
             "spec": task.spec,
             "folder": str(task.folder),
             "members": task.members,
             "working_folder": str(Path.cwd()),
-            "mark": str(mark),
+            "run": str(run),
+            "word": word,
             "version": importlib.metadata.version("cuvee"),
         }
         remote = self.ray.remote(_work).options(
@@ -233,14 +237,14 @@ def _common_folder(tasks: Sequence[Task]) -> Path:
 
 
 @contextmanager
-def _marked(folder: Path) -> Iterator[Path]:
-    """Leave a file that only nodes with this file system can see."""
-    mark = folder / f".ray-{uuid.uuid4().hex[:12]}"
+def _marked(folder: Path) -> Iterator[str]:
+    """Leave a word in a file that only nodes with this file system can read."""
+    mark, word = folder / _MARK, uuid.uuid4().hex
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    mark.write_text(word, encoding="utf-8")
     try:
-        yield mark
+        yield word
     finally:
         mark.unlink(missing_ok=True)
         for one in made:
@@ -285,19 +289,26 @@ def _work(order: str) -> None:
 
 def _check_node(given: Mapping[str, Any]) -> None:
     node = socket.gethostname()
-    for path, wanted in ((given["mark"], Path.is_file), (given["working_folder"], Path.is_dir)):
-        if not wanted(Path(path)):
-            raise ArtifactError(
-                f"node {node} of the Ray cluster does not see {Path(path).parent}. Tasks exchange "
-                "files: put --out, the pool and the folder the command is started in on a file "
-                "system that all nodes share under one path."
-            )
+    run, here = Path(given["run"]), Path(given["working_folder"])
+    if _word_in(run) != given["word"] or not here.is_dir():
+        raise ArtifactError(
+            f"node {node} of the Ray cluster does not see {run if here.is_dir() else here}. "
+            "Tasks exchange files: put --out, the pool and the folder the command is started in on "
+            "a file system that all nodes share under one path."
+        )
     version = importlib.metadata.version("cuvee")
     if version != given["version"]:
         raise ArtifactError(
             f"node {node} of the Ray cluster has cuvee {version}, this machine {given['version']}; "
             "install the same version on all."
         )
+
+
+def _word_in(folder: Path) -> str | None:
+    try:
+        return (folder / _MARK).read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 @functools.cache
