@@ -64,7 +64,7 @@ class RayCluster:
             Every task when it is finished, in order of completion.
 
         Raises:
-            CuveeError: What a task raised; the others are cancelled, finished folders stay.
+            CuveeError: What a task raised; no other is begun, finished folders stay.
             ConfigError: A task needs a GPU and no node has one.
             ArtifactError: A node does not see the run's folder or has another version of cuvee, or
                 a task was lost too often.
@@ -78,19 +78,18 @@ class RayCluster:
         waiting: dict[Any, Task] = {}
         folder = _common_folder(tasks)
         with _marked(folder) as word:
-            try:
-                while queue or waiting:
-                    while queue and len(waiting) < workers:
-                        task = queue.pop()
-                        waiting[self._hand_in(task, folder, word)] = task
-                    for ref in self._wait(list(waiting)):
-                        self._result(ref, waiting[ref])
-                        task = waiting.pop(ref)
-                        _await_sight(task)
-                        yield task
-            finally:
-                for ref in waiting:
-                    self.ray.cancel(ref, force=True)
+            while queue or waiting:
+                while queue and len(waiting) < workers:
+                    task = queue.pop()
+                    waiting[self._hand_in(task, folder, word)] = task
+                for ref in self._wait(list(waiting)):
+                    task = waiting.pop(ref)
+                    self._result(ref, task)
+                    _await_sight(task)
+                    yield task
+        # After an error nothing is cancelled: Ray 2.60 aborts this process where a task ends while
+        # it is cancelled. Those under way end by themselves or with the connection; those that have
+        # not begun find the word gone.
 
     def _hand_in(self, task: Task, run: Path, word: str) -> Any:
         order: dict[str, Json] = {
