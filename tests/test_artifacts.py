@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,28 @@ def test_remains_of_a_killed_job_are_removed(tmp_path: Path) -> None:
     (tmp_path / "a.partial" / "stale.txt").write_text("old", encoding="utf-8")
     make(tmp_path / "a")
     assert not (tmp_path / "a" / "stale.txt").exists()
+
+
+def test_two_writers_of_one_folder_do_not_meet(tmp_path: Path) -> None:
+    """A writer given up for lost leaves nothing where another took its place."""
+    settings = {"stage": "design", "settings": {}, "seed": 1, "inputs": {}}
+    with artifacts.writing(tmp_path / "a", **settings) as lost:  # type: ignore[arg-type]
+        (lost / "rows.txt").write_text("1 2", encoding="utf-8")
+        with artifacts.writing(tmp_path / "a", **settings) as second:  # type: ignore[arg-type]
+            (second / "rows.txt").write_text("1 2 3", encoding="utf-8")
+            assert not lost.exists()
+        lost.mkdir()
+        (lost / "rows.txt").write_text("1 2 3", encoding="utf-8")  # the same: it may end
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "rows.txt").read_text(encoding="utf-8") == "1 2 3"
+    with ExitStack() as still_writing:
+        first = artifacts.writing(tmp_path / "b", **settings)  # type: ignore[arg-type]
+        aside = first.__enter__()
+        still_writing.enter_context(artifacts.writing(tmp_path / "b", **settings))  # type: ignore[arg-type]
+        aside.mkdir()
+        with pytest.raises(ArtifactError, match="was being written by another process as well"):
+            first.__exit__(None, None, None)
+    assert artifacts.is_done(tmp_path / "b")
 
 
 def test_a_finished_folder_is_not_made_again(tmp_path: Path) -> None:

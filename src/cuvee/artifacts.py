@@ -1,15 +1,19 @@
 """A stage's folder: written aside, described by a manifest, complete when it bears its name.
 
-A folder is filled under ``<name>.partial`` and renamed when done, so a killed job leaves nothing
-that looks finished; the same command removes the remains and goes on. Wall-clock figures go to
-``timing.json`` and logs to ``*.log``: neither is part of the artefact's digest.
+A folder is filled under ``<name>.<writer>.partial`` and renamed when done, so a killed job leaves
+nothing that looks finished; the same command removes the remains and goes on. Each writer has a
+name of its own: a worker that a cluster gave up for lost may still write, and must not meet the one
+that took its place. Wall-clock figures go to ``timing.json`` and logs to ``*.log``: neither is part
+of the artefact's digest.
 """
 
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +29,7 @@ DONE = "done"
 TIMING = "timing.json"
 LOCK = ".lock"
 _PARTIAL = ".partial"
+_WRITER_DIGITS = 12
 
 
 def canonical_json(value: Json) -> str:
@@ -94,16 +99,17 @@ def writing(
         inputs: Digests of the artefacts read, by name.
 
     Yields:
-        The folder to write into, ``<folder>.partial``, empty.
+        The folder to write into, ``<folder>.<writer>.partial``, empty.
 
     Raises:
-        ArtifactError: The folder is already finished, or holds files that are no artefact.
+        ArtifactError: The folder is already finished, or holds files that are no artefact; or
+            another writer took this one's place and did not make the same.
     """
     _check_free(folder)
-    aside = folder.with_name(folder.name + _PARTIAL)
-    if aside.exists():
-        shutil.rmtree(aside)
+    _remove_remains(folder)
+    aside = _own_aside(folder)
     aside.mkdir(parents=True)
+    own = aside.stat()
     try:
         yield aside
     except BaseException:
@@ -119,7 +125,7 @@ def writing(
     }
     write_json(aside / MANIFEST, manifest)
     (aside / DONE).write_text(digest_json(manifest) + "\n", encoding="utf-8")
-    aside.replace(folder)
+    _finish(aside, own, folder, digest=digest_json(manifest))
 
 
 def is_done(folder: Path) -> bool:
@@ -215,6 +221,46 @@ def _check_free(folder: Path) -> None:
             f"{folder} exists and is not a finished artefact; cuvee writes over nothing. "
             "Choose another --out, or delete it if it is not needed."
         )
+
+
+def _own_aside(folder: Path) -> Path:
+    writer = uuid.uuid4().hex[:_WRITER_DIGITS]
+    return folder.with_name(f"{folder.name}.{writer}{_PARTIAL}")
+
+
+def _remove_remains(folder: Path) -> None:
+    """Remove what earlier writers left, each under a name first that its writer does not know.
+
+    Should one of them live, it then fails instead of finishing a folder that is half removed.
+    """
+    if not folder.parent.is_dir():
+        return
+    ours = re.compile(
+        re.escape(folder.name) + rf"(\.[0-9a-f]{{{_WRITER_DIGITS}}})?" + re.escape(_PARTIAL)
+    )
+    for one in [path for path in folder.parent.iterdir() if ours.fullmatch(path.name)]:
+        away = _own_aside(folder)
+        try:
+            one.rename(away)
+        except FileNotFoundError:  # its writer has just finished or failed
+            continue
+        shutil.rmtree(away)
+
+
+def _finish(aside: Path, own: os.stat_result, folder: Path, *, digest: str) -> None:
+    """Give a folder its name, unless another writer did so before."""
+    try:
+        if not os.path.samestat(own, aside.stat()):
+            raise FileNotFoundError(aside)
+        aside.replace(folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if is_done(folder) and digest_of(folder) == digest:
+            return
+        raise ArtifactError(
+            f"{folder} was being written by another process as well ({error}); run the same "
+            "command again when that one has ended."
+        ) from error
 
 
 def _file_digests(folder: Path) -> dict[str, Json]:

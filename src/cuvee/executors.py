@@ -1,7 +1,8 @@
-"""Run a list of tasks in this process or on a pool of single-threaded workers.
+"""Run a list of tasks in this process, on a pool of single-threaded workers, or on a cluster.
 
 A task is a function named in the code of cuvee, a JSON spec and the folder it must leave finished.
-Its folder is its only result, so a task list can be killed at any moment and run again.
+Its folder is its only result, so a task list can be killed at any moment and run again, here or
+elsewhere. Clusters register themselves by `running_on`; `ray_executor` is the one there is.
 """
 
 import ctypes
@@ -15,9 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
+from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
@@ -27,7 +30,7 @@ from cuvee.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 
-_THREAD_VARIABLES = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -51,7 +54,10 @@ class Task:
     """Names below ``folder`` of the folders the function leaves finished, where it makes several;
     ``folder`` itself is then none of them."""
     device: str | None = None
-    """A device that no other task may use meanwhile."""
+    """A device that no other task may use meanwhile; on a cluster it takes a whole GPU."""
+    gpus: float = 0.0
+    """Share of a GPU, 0 to 1, that it needs where GPUs are handed out, on a cluster; here tasks
+    that name no device share what there is."""
 
     @property
     def is_done(self) -> bool:
@@ -60,12 +66,49 @@ class Task:
         return all(artifacts.is_done(one) for one in folders)
 
 
+class Cluster(Protocol):
+    """Machines that take tasks in place of this machine's worker processes."""
+
+    @property
+    def n_gpus(self) -> int:
+        """GPUs of all machines."""
+        ...
+
+    def run(self, tasks: Sequence[Task], *, workers: int) -> Iterator[Task]:
+        """Run unfinished tasks, at most `workers` at a time, the first ones first.
+
+        Yields:
+            Every task when it is finished, in order of completion.
+        """
+        ...
+
+
+_CLUSTER: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
+
+
+@contextmanager
+def running_on(cluster: Cluster) -> Iterator[None]:
+    """Send the tasks of this block to a cluster, but for those that run in this process."""
+    before = _CLUSTER.set(cluster)
+    try:
+        yield
+    finally:
+        _CLUSTER.reset(before)
+
+
+def cluster_gpus() -> int | None:
+    """Return the number of the cluster's GPUs; None where tasks run on this machine."""
+    cluster = _CLUSTER.get()
+    return None if cluster is None else cluster.n_gpus
+
+
 def run_tasks(tasks: Sequence[Task], *, workers: int) -> Iterator[Task]:
     """Run all unfinished tasks, yielding each as it is found finished.
 
     Args:
         tasks: Any order; finished ones are yielded at once, the others start longest first.
-        workers: 0 runs in this process; otherwise the number of spawned single-threaded processes.
+        workers: 0 runs in this process; otherwise the number of spawned single-threaded processes,
+            or of tasks at a time on the cluster (`running_on`).
 
     Yields:
         Every task, in order of completion.
@@ -82,10 +125,13 @@ def run_tasks(tasks: Sequence[Task], *, workers: int) -> Iterator[Task]:
         else:
             pending.append(task)
     pending.sort(key=lambda task: -task.cost)
+    cluster = _CLUSTER.get()
     if workers == 0:
         for task in pending:
-            _call(task)
+            call(task)
             yield task
+    elif pending and cluster is not None:
+        yield from cluster.run(pending, workers=workers)
     elif pending:
         yield from _run_pool(pending, min(workers, len(pending)))
 
@@ -134,12 +180,18 @@ def _hand_in(
     with _single_threaded_children():  # workers start while tasks are handed in, not later
         for task in list(queue):
             if task.device not in busy:
-                waiting[pool.submit(_call, task)] = task
+                waiting[pool.submit(call, task)] = task
                 queue.remove(task)
                 busy |= {task.device} - {None}
 
 
-def _call(task: Task) -> None:
+def call(task: Task) -> None:
+    """Run a task in this process.
+
+    Raises:
+        CuveeError: What the task raised.
+        ArtifactError: Its function is not cuvee's, or left the folder unfinished.
+    """
     module, _, name = task.function.partition(":")
     if not module.startswith("cuvee."):
         raise ArtifactError(f"task function {task.function!r} is not part of cuvee.")
@@ -157,8 +209,8 @@ def _call(task: Task) -> None:
 @contextmanager
 def _single_threaded_children() -> Iterator[None]:
     """Set the thread variables while children start; OpenMP reads them at load time only."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
@@ -171,7 +223,7 @@ def _single_threaded_children() -> Iterator[None]:
 
 def _prepare_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _keep_freed_memory()
+    keep_freed_memory()
 
 
 def _end_with_parent() -> None:
@@ -186,7 +238,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Keep freed memory in the process.
 
     Page faults on fresh buffers cost a small model half its time. M_MMAP_MAX=0, M_TRIM_THRESHOLD

@@ -8,7 +8,7 @@ import typer
 
 from cuvee import artifacts
 from cuvee.artifacts import Json
-from cuvee.cli.options import Quiet, Verbose, Workers, n_workers
+from cuvee.cli.options import Executor, Quiet, Verbose, Workers, hands
 from cuvee.cli.progress import progress_bars
 from cuvee.errors import DataError
 from cuvee.policy.quality_curve import curves_from_json
@@ -56,6 +56,7 @@ def register(app: typer.Typer) -> None:
         ] = IN_MEMORY_ROWS,
         seed: Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")] = 0,
         workers: Workers = None,
+        executor: Executor = "local",
         quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
@@ -71,7 +72,7 @@ def register(app: typer.Typer) -> None:
             n_tokens=tokens,
             in_memory_rows=in_memory_rows,
         )
-        with progress_bars(shown=not quiet) as advance:
+        with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as advance:
             made = write_copies(
                 out,
                 found,
@@ -85,7 +86,7 @@ def register(app: typer.Typer) -> None:
                 ),
                 settings=settings,
                 seed=seed,
-                workers=n_workers(workers),
+                workers=n_hands,
                 on_progress=lambda name, done, total: advance(name, done, total, ""),
             )
         typer.echo(

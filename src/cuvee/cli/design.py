@@ -10,13 +10,14 @@ from cuvee import artifacts
 from cuvee.cli import assignments
 from cuvee.cli.options import (
     AsJson,
+    Executor,
     Method,
     Out,
     Quiet,
     Settings,
     Verbose,
     Workers,
-    n_workers,
+    hands,
     out_folder,
 )
 from cuvee.cli.progress import progress_bars
@@ -70,6 +71,7 @@ def register(app: typer.Typer) -> None:
         out: Out = None,
         settings: Settings = None,
         workers: Workers = None,
+        executor: Executor = "local",
         method: Method = "regmix",
         as_json: AsJson = False,
         quiet: Quiet = False,
@@ -86,10 +88,8 @@ def register(app: typer.Typer) -> None:
                 )
             if to is not None:
                 _check_trainer(to, method)
-            with progress_bars(shown=not quiet) as progress:
-                job = Job(
-                    out=out_folder(out, source), workers=n_workers(workers), progress=progress
-                )
+            with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
+                job = Job(out=out_folder(out, source), workers=n_hands, progress=progress)
                 run_step("design", source, job, method=method, settings=tuple(settings or ()))
             if to is not None:
                 _write_configs(source, job, settings, to, root, data, as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cuvee.cli.options import AsJson, Quiet, Settings, Verbose, Workers, n_workers
+from cuvee.cli.options import AsJson, Executor, Quiet, Settings, Verbose, Workers, hands
 from cuvee.cli.progress import progress_bars
 from cuvee.corpus.minhash import NearDuplicatesConfig
 from cuvee.methods.duplicates import count_duplicates, describe_duplicates
@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         settings: Settings = None,
         workers: Workers = None,
+        executor: Executor = "local",
         as_json: AsJson = False,
         quiet: Quiet = False,
         verbose: Verbose = False,
@@ -46,8 +47,11 @@ def register(app: typer.Typer) -> None:
         wanted = NearDuplicatesConfig(n=n, threshold=threshold)
         pool = load_compared(config, tuple(settings or ())).pool
         place = out if out is not None else Path(f"{config.stem}-duplicates")
-        with progress_bars(shown=not quiet and not as_json) as progress:
-            job = Job(out=place, workers=n_workers(workers), progress=progress)
+        with (
+            hands(executor, workers) as n_hands,
+            progress_bars(shown=not quiet and not as_json) as progress,
+        ):
+            job = Job(out=place, workers=n_hands, progress=progress)
             found = count_duplicates(pool, job, settings=wanted)
         typer.echo(
             json.dumps(found, indent=1) if as_json else describe_duplicates(found, str(place))

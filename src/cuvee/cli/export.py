@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cuvee.cli.options import AsJson, Quiet, Verbose, Workers, n_workers
+from cuvee.cli.options import AsJson, Executor, Quiet, Verbose, Workers, hands
 from cuvee.cli.progress import progress_bars
 from cuvee.export.exporter import ExportConfig, Layout
 from cuvee.export.formats import EXPORTERS, exporter_of
@@ -51,6 +51,7 @@ def register(app: typer.Typer) -> None:
             int, typer.Option("--file-bytes", help="Bytes from which a new file is begun.")
         ] = 256 << 20,
         workers: Workers = None,
+        executor: Executor = "local",
         as_json: AsJson = False,
         quiet: Quiet = False,
         verbose: Verbose = False,
@@ -70,12 +71,15 @@ def register(app: typer.Typer) -> None:
             batch_tokens=batch_tokens,
             file_bytes=file_bytes,
         )
-        with progress_bars(shown=not quiet and not as_json) as advance:
+        with (
+            hands(executor, workers) as n_hands,
+            progress_bars(shown=not quiet and not as_json) as advance,
+        ):
             made = export_selection(
                 out,
                 dest if dest is not None else out / "export" / to,
                 config,
-                workers=n_workers(workers),
+                workers=n_hands,
                 on_progress=lambda step, done, total: advance(step, done, total, ""),
             )
         typer.echo(json.dumps(made.to_json(), indent=1) if as_json else _describe(made))

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from cuvee.cli import assignments
-from cuvee.cli.options import Method, Out, Quiet, Settings, Verbose, Workers, n_workers, out_folder
+from cuvee.cli.options import (
+    Executor,
+    Method,
+    Out,
+    Quiet,
+    Settings,
+    Verbose,
+    Workers,
+    hands,
+    out_folder,
+)
 from cuvee.cli.progress import progress_bars
 from cuvee.cli.stages import run_step
 from cuvee.errors import ConfigError
@@ -78,6 +88,7 @@ def register(app: typer.Typer) -> None:
         out: Out = None,
         settings: Settings = None,
         workers: Workers = None,
+        executor: Executor = "local",
         method: Method = "regmix",
         as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
         quiet: Quiet = False,
@@ -85,8 +96,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Fit the loss as a function of the mixture and cross-validate it."""
         if config is not None and weights is None and losses is None:
-            job = Job(out=out_folder(out, config), workers=n_workers(workers))
-            run_step("fit", config, job, method=method, settings=tuple(settings or ()))
+            with hands(executor, workers) as n_hands:
+                job = Job(out=out_folder(out, config), workers=n_hands)
+                run_step("fit", config, job, method=method, settings=tuple(settings or ()))
             return
         if config is not None or weights is None or losses is None or out is None:
             raise ConfigError(

@@ -11,12 +11,13 @@ from cuvee import artifacts
 from cuvee.cli.options import (
     AsJson,
     ConfigFile,
+    Executor,
     Out,
     Quiet,
     Settings,
     Verbose,
     Workers,
-    n_workers,
+    hands,
     out_folder,
 )
 from cuvee.cli.progress import progress_bars
@@ -38,6 +39,7 @@ def score(
     out: Out = None,
     settings: Settings = None,
     workers: Workers = None,
+    executor: Executor = "local",
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -47,8 +49,12 @@ def score(
     from cuvee.methods import quad, quad_study
 
     loaded, folder = quad.load_config(config, tuple(settings or ())), out_folder(out, config)
-    with artifacts.locked(folder), progress_bars(shown=not quiet and not as_json) as progress:
-        job = Job(out=folder, workers=n_workers(workers), progress=progress)
+    with (
+        artifacts.locked(folder),
+        hands(executor, workers) as n_hands,
+        progress_bars(shown=not quiet and not as_json) as progress,
+    ):
+        job = Job(out=folder, workers=n_hands, progress=progress)
         for verb in ("label", "train", "fit"):
             quad.STEPS[verb](loaded, job)
         scores = quad_study.score_pool(loaded, job, quad_study.open_stores(loaded, job))
@@ -77,6 +83,7 @@ def check(
     out: Out = None,
     settings: Settings = None,
     workers: Workers = None,
+    executor: Executor = "local",
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -88,8 +95,12 @@ def check(
     wanted = curvature_choice.CheckConfig(
         n_clusters=clusters, n_tokens=tokens, n_seeds=seeds, n_probes=probes
     )
-    with artifacts.locked(folder), progress_bars(shown=not quiet and not as_json) as progress:
-        job = Job(out=folder, workers=n_workers(workers), progress=progress)
+    with (
+        artifacts.locked(folder),
+        hands(executor, workers) as n_hands,
+        progress_bars(shown=not quiet and not as_json) as progress,
+    ):
+        job = Job(out=folder, workers=n_hands, progress=progress)
         for verb in ("label", "train"):
             quad.STEPS[verb](loaded, job)
         prepared = quad_study.open_stores(loaded, job)

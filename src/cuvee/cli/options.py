@@ -1,11 +1,13 @@
 """Options that several verbs share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
+from cuvee.errors import ConfigError
 from cuvee.executors import usable_cores
 
 ConfigFile: TypeAlias = Annotated[Path, typer.Argument(help="YAML file of settings.")]
@@ -20,6 +22,14 @@ Settings: TypeAlias = Annotated[
 Workers: TypeAlias = Annotated[
     int | None,
     typer.Option("--workers", min=0, help="Worker processes; default: one a core; 0: this one."),
+]
+Executor: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        help="Where tasks run: local; ray, the cluster of RAY_ADDRESS or one started on this "
+        "machine; ray:HOST:PORT or ray:auto, a cluster that runs. The results are the same.",
+    ),
 ]
 Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, no warnings; errors only.")
@@ -39,8 +49,41 @@ def out_folder(out: Path | None, config: Path) -> Path:
 
 
 def n_workers(workers: int | None) -> int:
-    """Return the number of worker processes."""
+    """Return the number of worker processes on this machine."""
     return usable_cores() if workers is None else workers
+
+
+@contextmanager
+def hands(executor: str, workers: int | None) -> Iterator[int]:
+    """Send the tasks of a block to the chosen executor.
+
+    Args:
+        executor: ``local``, ``ray`` or ``ray:ADDRESS``.
+        workers: As given; None is one for each core, here or of the cluster.
+
+    Yields:
+        The number of workers.
+
+    Raises:
+        ConfigError: The executor is none of these, or has no worker processes to do without.
+    """
+    kind, _, address = executor.partition(":")
+    if executor == "local":
+        yield n_workers(workers)
+        return
+    if kind != "ray" or executor == "ray:":
+        raise ConfigError(
+            f"--executor {executor!r} is unknown; give local, ray, ray:HOST:PORT or ray:auto."
+        )
+    if workers == 0:
+        raise ConfigError(
+            "--workers 0 works in this process, --executor ray on a cluster; leave one of them out."
+        )
+    # Imported on demand: most commands run here.
+    from cuvee.ray_executor import on_ray
+
+    with on_ray(address or None, workers=workers) as cluster:
+        yield cluster.n_cpus if workers is None else workers
 
 
 def verbosity_of(arguments: Sequence[str]) -> int:

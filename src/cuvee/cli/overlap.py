@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cuvee.cli import assignments
-from cuvee.cli.options import AsJson, Quiet, Settings, Verbose, Workers, n_workers
+from cuvee.cli.options import AsJson, Executor, Quiet, Settings, Verbose, Workers, hands
 from cuvee.cli.progress import progress_bars
 from cuvee.corpus.overlap import OverlapConfig
 from cuvee.methods.job import Job
@@ -64,6 +64,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         settings: Settings = None,
         workers: Workers = None,
+        executor: Executor = "local",
         as_json: AsJson = False,
         quiet: Quiet = False,
         verbose: Verbose = False,
@@ -73,10 +74,13 @@ def register(app: typer.Typer) -> None:
             n=n, shortest=min(shortest, n), min_runs=min_runs, min_share=min_share
         )
         compared = load_compared(config, tuple(settings or ()))
-        with progress_bars(shown=not quiet and not as_json) as progress:
+        with (
+            hands(executor, workers) as n_hands,
+            progress_bars(shown=not quiet and not as_json) as progress,
+        ):
             job = Job(
                 out=out if out is not None else Path(f"{config.stem}-overlap"),
-                workers=n_workers(workers),
+                workers=n_hands,
                 progress=progress,
             )
             found = check_overlap(

@@ -9,11 +9,13 @@ from cuvee import artifacts
 from cuvee.cli.options import (
     AsJson,
     ConfigFile,
+    Executor,
     Out,
     Quiet,
     Settings,
     Verbose,
     Workers,
+    hands,
     n_workers,
     out_folder,
 )
@@ -34,6 +36,7 @@ def register(app: typer.Typer) -> None:
         out: Out = None,
         settings: Settings = None,
         workers: Workers = None,
+        executor: Executor = "local",
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Print the plan and its cost; train nothing.")
         ] = False,
@@ -51,9 +54,10 @@ def register(app: typer.Typer) -> None:
             return
         with (
             artifacts.locked(folder),
+            hands(executor, workers) as n_hands,
             progress_bars(shown=not quiet and not as_json) as progress,
         ):
-            job = Job(out=folder, workers=n_workers(workers), progress=progress)
+            job = Job(out=folder, workers=n_hands, progress=progress)
             chosen.run(loaded, job)
         if as_json:
             typer.echo(json.dumps(chosen.summary(loaded, job), indent=1))

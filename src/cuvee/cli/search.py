@@ -9,13 +9,14 @@ import typer
 from cuvee.cli import assignments
 from cuvee.cli.options import (
     AsJson,
+    Executor,
     Method,
     Out,
     Quiet,
     Settings,
     Verbose,
     Workers,
-    n_workers,
+    hands,
     out_folder,
 )
 from cuvee.cli.progress import progress_bars
@@ -80,6 +81,7 @@ def register(app: typer.Typer) -> None:
         out: Out = None,
         settings: Settings = None,
         workers: Workers = None,
+        executor: Executor = "local",
         method: Method = "regmix",
         as_json: AsJson = False,
         quiet: Quiet = False,
@@ -95,10 +97,8 @@ def register(app: typer.Typer) -> None:
                     "--seed and --json belong to the folder of a predictor; with a config set "
                     "search.bounds and the like in it."
                 )
-            with progress_bars(shown=not quiet) as progress:
-                job = Job(
-                    out=out_folder(out, source), workers=n_workers(workers), progress=progress
-                )
+            with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
+                job = Job(out=out_folder(out, source), workers=n_hands, progress=progress)
                 run_step("search", source, job, method=method, settings=tuple(settings or ()))
             return
         if out is None or settings:

@@ -9,12 +9,14 @@ import typer
 from cuvee import artifacts
 from cuvee.cli.options import (
     ConfigFile,
+    Executor,
     Method,
     Out,
     Quiet,
     Settings,
     Verbose,
     Workers,
+    hands,
     n_workers,
     out_folder,
 )
@@ -54,12 +56,13 @@ def _command(verb: str) -> Callable[..., None]:
         out: Out = None,
         settings: Settings = None,
         workers: Workers = None,
+        executor: Executor = "local",
         method: Method = "regmix",
         quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
-        with progress_bars(shown=not quiet) as progress:
-            job = Job(out=out_folder(out, config), workers=n_workers(workers), progress=progress)
+        with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
+            job = Job(out=out_folder(out, config), workers=n_hands, progress=progress)
             run_step(verb, config, job, method=method, settings=tuple(settings or ()))
 
     return command
@@ -70,6 +73,7 @@ def _train(
     out: Out = None,
     settings: Settings = None,
     workers: Workers = None,
+    executor: Executor = "local",
     method: Method = "regmix",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print tokens, FLOPs and a time estimate.")
@@ -83,4 +87,4 @@ def _train(
         plan = chosen.dry_run(chosen.load(config, tuple(settings or ())), job)
         typer.echo(chosen.describe_plan(plan))
         return
-    _command("train")(config, out, settings, workers, method, quiet, verbose)
+    _command("train")(config, out, settings, workers, executor, method, quiet, verbose)

@@ -7,13 +7,14 @@ import typer
 from cuvee import artifacts
 from cuvee.cli.options import (
     ConfigFile,
+    Executor,
     Method,
     Out,
     Quiet,
     Settings,
     Verbose,
     Workers,
-    n_workers,
+    hands,
     out_folder,
 )
 from cuvee.cli.progress import progress_bars
@@ -32,6 +33,7 @@ def register(app: typer.Typer) -> None:
         out: Out = None,
         settings: Settings = None,
         workers: Workers = None,
+        executor: Executor = "local",
         method: Method = "regmix",
         ladder: Annotated[
             str | None,
@@ -70,8 +72,8 @@ def register(app: typer.Typer) -> None:
             )
             loaded = method_named(method).load(config, overrides)
             transfer.require_mixtures(loaded)
-        with progress_bars(shown=not quiet) as progress:
-            job = Job(out=folder, workers=n_workers(workers), progress=progress)
+        with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
+            job = Job(out=folder, workers=n_hands, progress=progress)
             run_step("validate", config, job, method=method, settings=overrides)
             if asked:
                 with artifacts.locked(folder):

@@ -112,6 +112,8 @@ class ColumnTasks:
     shards: tuple[Shard, ...]
     settings: Json
     """Of the column's manifest."""
+    gpus: float = 0.0
+    """Of `executors.Task`, for each shard."""
 
 
 def run_column(
@@ -144,6 +146,7 @@ def run_column(
             spec={"shard": dump(shard), **job.spec},
             folder=parts / shard.name,
             cost=shard.n_bytes,
+            gpus=job.gpus,
         )
         for shard in job.shards
     ]

@@ -22,6 +22,7 @@ from cuvee.proxy.machine import (
     choose_precision,
     choose_stack,
     choose_step,
+    gpu_share,
     stack_devices,
 )
 from cuvee.proxy.spec import Step, TrainingSpec
@@ -188,7 +189,12 @@ def speed(spec: TrainingSpec, vocabulary_size: int, folder: Path, *, workers: in
     """Measure one worker that trains run after run while `workers` of them are side by side."""
     plain: dict[str, Json] = {"run": config.dump(spec), "vocabulary_size": vocabulary_size}
     tasks = [
-        Task(function="cuvee.proxy.machine:measure_speed", spec=plain, folder=folder / str(number))
+        Task(
+            function="cuvee.proxy.machine:measure_speed",
+            spec=plain,
+            folder=folder / str(number),
+            gpus=gpu_share(spec.device),
+        )
         for number in range(max(1, workers))
     ]
     started = time.perf_counter()
@@ -242,7 +248,10 @@ def stack_speed(
         "device": stack_devices(spec.device)[0],
     }
     task = Task(
-        function="cuvee.proxy.stack_trials:measure_stack", spec=plain, folder=folder / "stack"
+        function="cuvee.proxy.stack_trials:measure_stack",
+        spec=plain,
+        folder=folder / "stack",
+        gpus=float(spec.device.startswith("cuda")),
     )
     started = time.perf_counter()
     list(run_tasks([task], workers=min(1, workers)))
@@ -327,6 +336,7 @@ def _calibrate_stack(
         function="cuvee.proxy.stack_trials:calibrate_stack",
         spec=plain,
         folder=job.folder("stacks", shape),
+        gpus=float(runs[0].device.startswith("cuda")),
     )
     # In a process of its own: the memory it took is then free, its context too.
     list(run_tasks([task], workers=min(1, job.workers)))

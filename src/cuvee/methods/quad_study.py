@@ -29,6 +29,7 @@ from cuvee.methods.pool import Prepared, TargetsConfig, given_tokens, open_prepa
 from cuvee.methods.proxy_embedding import ProxyEmbedder
 from cuvee.methods.quad_engine import DIRECTION, Checkpoint, InfluenceConfig, score_documents
 from cuvee.policy.mixture import Mixture
+from cuvee.proxy.machine import gpu_share
 from cuvee.proxy.sweep import ProxyConfig
 from cuvee.randomness import stream
 from cuvee.search.arms import ClusteredPool
@@ -163,6 +164,7 @@ def score_pool(settings: QuadConfig, job: Job, prepared: Prepared) -> FloatArray
         (n_documents,) in the order of the store.
     """
     index, store = read_index(job.out), prepared.store
+    model = checkpoint(settings, job, prepared)
     folder = run_column(
         ColumnTasks(
             column=INFLUENCE,
@@ -170,11 +172,12 @@ def score_pool(settings: QuadConfig, job: Job, prepared: Prepared) -> FloatArray
             spec={
                 "store": str(job.folder("tokens")),
                 "influence": str(job.folder(INFLUENCE)),
-                "checkpoint": config.dump(checkpoint(settings, job, prepared)),
+                "checkpoint": config.dump(model),
                 "settings": config.dump(settings.influence),
             },
             shards=index.shards,
             settings={"column": INFLUENCE, "scorer": INFLUENCE},
+            gpus=gpu_share(model.device),
         ),
         job.out,
         run=lambda tasks: run_tasks(tasks, workers=job.workers),

@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 import torch
 
-from cuvee import artifacts, config
+from cuvee import artifacts, config, executors
 from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
 from cuvee.proxy.model import ProxyModel
@@ -18,14 +18,19 @@ from cuvee.proxy.step import training_step
 _WARM_STEPS = 2
 _TIMED_STEPS = 4
 _TIMED_TOKENS = 8192
+_GPU_SHARE = 0.25
+"""Of a cluster's GPU that a task with a single proxy takes; several fill it better than one."""
 
 
 def choose_device(device: str) -> str:
-    """Return the torch device that "auto" stands for here.
+    """Return the torch device that "auto" stands for here, or on the cluster that tasks run on.
 
     Raises:
-        ConfigError: The device is none of torch's, or not on this machine.
+        ConfigError: The device is none of torch's, or not on this machine or the cluster.
     """
+    n_gpus = executors.cluster_gpus()
+    if n_gpus is not None:
+        return _choose_on_cluster(device, n_gpus)
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -81,7 +86,15 @@ def stack_devices(device: str) -> tuple[str, ...]:
     """Return the devices that stacks of a sweep are dealt out to: every card, or the one named."""
     if device != "cuda":
         return (device,)
+    n_gpus = executors.cluster_gpus()
+    if n_gpus is not None:
+        return ("cuda:0",) * n_gpus  # a task on a cluster sees its own GPU only
     return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+
+
+def gpu_share(device: str) -> float:
+    """Return the share of a GPU that a cluster gives a task with a single proxy on a device."""
+    return _GPU_SHARE if torch.device(device).type == "cuda" else 0.0
 
 
 def tokens_per_second(spec: TrainingSpec, vocabulary_size: int) -> float:
@@ -143,6 +156,18 @@ def evaluation_tokens(spec: TrainingSpec, *, n_targets: int, n_domains: int) -> 
     """
     each = n_targets * spec.evaluation_tokens + n_domains * spec.domain_evaluation_tokens
     return len(spec.points) * each / 3
+
+
+def _choose_on_cluster(device: str, n_gpus: int) -> str:
+    allowed = ("auto", "cpu", "cuda") if n_gpus else ("auto", "cpu")
+    if device not in allowed:
+        raise ConfigError(
+            f"proxy.device {device!r} cannot be used on a cluster with {n_gpus} GPUs. Set it to "
+            f"{', '.join(allowed[1:])} or auto."
+        )
+    if device == "auto":
+        return "cuda" if n_gpus else "cpu"
+    return device
 
 
 def _has_bfloat16_instructions() -> bool:

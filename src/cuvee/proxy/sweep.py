@@ -14,6 +14,7 @@ from cuvee.artifacts import Json
 from cuvee.errors import ConfigError, DataError
 from cuvee.executors import Task, run_tasks
 from cuvee.policy.mixture import Mixture
+from cuvee.proxy.machine import gpu_share
 from cuvee.proxy.sizes import model_size
 from cuvee.proxy.spec import Step, TrainingSpec, possible_step
 from cuvee.proxy.stacking import StackChoice, run_cost, shape_of, stack_tasks
@@ -235,7 +236,15 @@ def train_all(
     for run_id, spec in specs.items():
         plain, cost = config.dump(spec), run_cost(spec)
         if run_id not in together:
-            alone.append(Task(function=_TASK, spec=plain, folder=folder / run_id, cost=cost))
+            alone.append(
+                Task(
+                    function=_TASK,
+                    spec=plain,
+                    folder=folder / run_id,
+                    cost=cost,
+                    gpus=gpu_share(spec.device),
+                )
+            )
         elif artifacts.is_done(folder / run_id):
             on_done(run_id)
     for task in run_tasks(alone, workers=workers):
