@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from cuvee.arrays import FloatArray
-from cuvee.methods import chain, quadmix, quadmix_report, regmix
+from cuvee.methods import chain_files, quadmix, quadmix_report, regmix
 from cuvee.methods.job import Job
 from cuvee.methods.judging import read_verdict
 from cuvee.randomness import stream
@@ -145,7 +145,7 @@ def _mix_domains(out: Path, common: Mapping[str, Any], n_runs: int) -> dict[str,
     job, loaded = Job(out=out / "regmix", workers=2), regmix.load_config(path)
     for verb in ("label", "design", "train", "fit", "search"):
         regmix.STEPS[verb](loaded, job)
-    best = chain.read_found(job)
+    best = chain_files.read_found(job)
     return dict(zip(best.domains, best.weights, strict=True))
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, cast
 
 import numpy as np
 
-from cuvee import artifacts, config
+from cuvee import artifacts
 from cuvee.arrays import FloatArray
 from cuvee.artifacts import Json
 from cuvee.corpus.near_duplicates import unique_shares
@@ -19,7 +19,15 @@ from cuvee.corpus.read import PoolConfig
 from cuvee.corpus.scan import read_index
 from cuvee.corpus.tokens import TokensConfig
 from cuvee.errors import ConfigError, InfeasibleError
-from cuvee.methods import findings, judging, measure, rounds, shipping
+from cuvee.methods import findings, judging, measure, shipping
+from cuvee.methods.chain_files import (
+    ONE_PHASE,
+    PRICES,
+    SENSITIVITY,
+    read_found,
+    read_made_design,
+    read_measured,
+)
 from cuvee.methods.domains import PoolDomainsConfig, describe_domains
 from cuvee.methods.job import Job, claimed
 from cuvee.methods.pool import Prepared, TargetsConfig, open_prepared, prepare
@@ -33,10 +41,10 @@ from cuvee.search.constraints import Constraints
 from cuvee.search.settings import SearchConfig
 from cuvee.select.budget import SelectConfig
 from cuvee.simplex import TOLERANCE, cap, normalise, supply_caps
-from cuvee.tables.design import REUSED, Design, read_design, write_design
-from cuvee.tables.optimum import Optimum, read_optimum, write_optimum
-from cuvee.tables.runs import Runs, read_runs
-from cuvee.tables.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
+from cuvee.tables.design import REUSED, Design
+from cuvee.tables.optimum import read_optimum
+from cuvee.tables.runs import Runs
+from cuvee.tables.sensitivity import read_sensitivity
 from cuvee.validate.agreement import describe_agreements, read_agreements
 from cuvee.validate.compare import ValidateConfig
 
@@ -388,68 +396,3 @@ def describe(content: ReportContent, job: Job) -> str:
 def summary(_: ChainConfig, job: Job) -> dict[str, Json]:
     """Return the outcome of a finished run as JSON."""
     return findings.as_json(job, read_found(job))
-
-
-def write_made_design(job: Job, made: Design, *, settings: object, seed: int) -> None:
-    """Write the design as an artefact."""
-    with artifacts.writing(
-        job.folder("design"),
-        stage="design",
-        settings=config.dump(settings),
-        seed=seed,
-        inputs={"tokens": artifacts.digest_of(job.folder("tokens"))},
-    ) as aside:
-        write_design(aside / "design.parquet", made)
-
-
-def read_made_design(job: Job) -> Design:
-    """Read the finished design, with what its rounds have added."""
-    folder = artifacts.require(job.folder("design"), made_by="cuvee design")
-    return rounds.last_design(job, read_design(folder / "design.parquet"))
-
-
-def read_measured(job: Job) -> Runs:
-    """Read the finished table of runs."""
-    folder = artifacts.require(job.folder("runs"), made_by="cuvee train")
-    return read_runs(folder / "runs.parquet")
-
-
-OPTIMUM = "optimum.json"
-ONE_PHASE = "one_phase.json"
-PRICES = "prices.json"
-SENSITIVITY = "sensitivity.json"
-
-
-def write_found(
-    job: Job,
-    optimum: Optimum,
-    sensitivity: Sensitivity,
-    *,
-    settings: object,
-    seed: int,
-    one_phase: Optimum | None = None,
-    prices: tuple[str, ...] = (),
-) -> None:
-    """Write the search's answer and what surrounds it, beside the best mixture without phases.
-
-    ``prices`` are sentences on what the bounds cost.
-    """
-    with artifacts.writing(
-        job.folder("optimum"),
-        stage="search",
-        settings=config.dump(settings),
-        seed=seed,
-        inputs={"predictor": artifacts.digest_of(job.folder("predictor"))},
-    ) as aside:
-        write_optimum(aside / OPTIMUM, optimum)
-        write_sensitivity(aside / SENSITIVITY, sensitivity)
-        if one_phase is not None:
-            write_optimum(aside / ONE_PHASE, one_phase)
-        if prices:
-            artifacts.write_json(aside / PRICES, list(prices))
-
-
-def read_found(job: Job) -> Optimum:
-    """Read the finished search's answer."""
-    folder = artifacts.require(job.folder("optimum"), made_by="cuvee search")
-    return read_optimum(folder / OPTIMUM)

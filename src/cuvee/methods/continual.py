@@ -20,7 +20,7 @@ from cuvee import artifacts, config
 from cuvee.artifacts import Json
 from cuvee.corpus.scan import read_index
 from cuvee.fit.critical_share import CriticalShare, critical_share, share_law_that_holds
-from cuvee.methods import chain, findings, law_pictures, measure, planning
+from cuvee.methods import chain, chain_files, findings, law_pictures, measure, planning
 from cuvee.methods.continued import (
     ContinualConfig,
     Curves,
@@ -76,7 +76,7 @@ def design(settings: ContinualConfig, job: Job) -> None:
         domains=prepared.statistics.domains,
         weights=rows,
     )
-    chain.write_made_design(
+    chain_files.write_made_design(
         job, made, settings={"shares": list(settings.shares)}, seed=settings.seed
     )
 

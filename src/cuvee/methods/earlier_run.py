@@ -19,7 +19,7 @@ from cuvee.corpus.store import TokenStore
 from cuvee.corpus.tokens import TOKENIZER, TokensConfig
 from cuvee.design.reuse import DomainChanges, why_refused
 from cuvee.errors import ArtifactError, ConfigError
-from cuvee.methods import chain
+from cuvee.methods import chain_files
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.tables.design import REUSED, Design
@@ -97,7 +97,7 @@ class EarlierRun:
         """
         _require_finished(folder)
         there = Job(out=folder, workers=0)
-        found, fingerprints = chain.read_found(there), Fingerprints.read(folder)
+        found, fingerprints = chain_files.read_found(there), Fingerprints.read(folder)
         if set(found.domains) != set(fingerprints.train):
             raise ConfigError(
                 f"reuse: {folder} has mixtures of phases; only a run of one phase can be used "
@@ -105,8 +105,8 @@ class EarlierRun:
             )
         return cls(
             folder=folder,
-            runs=chain.read_measured(there),
-            design=chain.read_made_design(there),
+            runs=chain_files.read_measured(there),
+            design=chain_files.read_made_design(there),
             optimum=dict(zip(found.domains, found.weights, strict=True)),
             fingerprints=fingerprints,
         )

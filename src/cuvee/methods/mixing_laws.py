@@ -25,6 +25,7 @@ from cuvee.errors import ConfigError
 from cuvee.fit.nesting import extrapolate
 from cuvee.methods import (
     chain,
+    chain_files,
     fitting,
     judging,
     law_pictures,
@@ -130,7 +131,7 @@ def design(settings: MixingLawsConfig, job: Job) -> None:
         config=settings.design,
         rng=stream(settings.seed, "design"),
     )
-    chain.write_made_design(job, made, settings=settings.design, seed=settings.seed)
+    chain_files.write_made_design(job, made, settings=settings.design, seed=settings.seed)
 
 
 def train(settings: MixingLawsConfig, job: Job) -> None:
@@ -152,7 +153,7 @@ def train(settings: MixingLawsConfig, job: Job) -> None:
 def fit(settings: MixingLawsConfig, job: Job) -> None:
     """Carry every mixture's losses to the target size and tokens, and fit the law of mixtures."""
     prepared = open_stores(settings, job)
-    runs = chain.read_measured(job)
+    runs = chain_files.read_measured(job)
     with job.stage("fit"):
         if not artifacts.is_done(job.folder("scaling")):
             study = studies.gather(job, runs, settings.sizes, prepared.objective_names)
@@ -267,7 +268,7 @@ def size_specs(
     inputs = measure.sweep_inputs(
         job, prepared, proxy, target_tokens=chain.target_tokens(settings, prepared)
     )
-    made = chain.read_made_design(job)
+    made = chain_files.read_made_design(job)
     rate = learning_rate(settings, job, prepared, size)
     run_seed = integer_seed(stream(settings.seed, "proxy"))
     return {

@@ -23,7 +23,7 @@ from cuvee.design.phases import PhasesConfig, make_phases
 from cuvee.design.sequential import SequentialConfig
 from cuvee.errors import ConfigError
 from cuvee.fit.target_groups import check_groups
-from cuvee.methods import chain, fitting, measure, planning, reusing, rounds, searching
+from cuvee.methods import chain, chain_files, fitting, measure, planning, reusing, rounds, searching
 from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.earlier_run import EarlierRun, take_tokenizer
 from cuvee.methods.fitting import FitConfig
@@ -163,7 +163,7 @@ def design(settings: RegMixConfig, job: Job) -> None:
             config=PhasesConfig(**asdict(settings.design), late_share=settings.phases[1]),
             rng=rng,
         )
-    chain.write_made_design(job, made, settings=settings.design, seed=settings.seed)
+    chain_files.write_made_design(job, made, settings=settings.design, seed=settings.seed)
 
 
 def train(settings: RegMixConfig, job: Job) -> None:
@@ -187,7 +187,7 @@ def train(settings: RegMixConfig, job: Job) -> None:
                 seed=settings.seed,
             )
         else:
-            specs = sweep_specs(settings, job, prepared, chain.read_made_design(job))
+            specs = sweep_specs(settings, job, prepared, chain_files.read_made_design(job))
             runs = measure.measure(job, "train proxies", specs, job.folder("sweep"), prepared)
         measure.write_measured(job, runs, seed=settings.seed, sweep=job.folder("sweep"))
 
@@ -199,7 +199,7 @@ def fit(settings: RegMixConfig, job: Job) -> None:
         fitting.fit(
             job,
             settings.fit,
-            runs=chain.read_measured(job),
+            runs=chain_files.read_measured(job),
             prepared=prepared,
             seed=settings.seed,
             groups=settings.target_groups,
@@ -234,7 +234,7 @@ def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
     """Plan and cost the most runs; what `reuse` or rounds spare is known only later."""
     proxy, n_runs = settings.proxy, settings.design.n_runs
     if settings.reuse is not None and artifacts.is_done(job.folder("design")):
-        n_runs = sum(kind != REUSED for kind in chain.read_made_design(job).kinds)
+        n_runs = sum(kind != REUSED for kind in chain_files.read_made_design(job).kinds)
     sweep = Part(
         name=f"sweep {proxy.size}",
         n_runs=n_runs,
@@ -329,7 +329,7 @@ def _train_reuse(settings: RegMixConfig, job: Job, prepared: Prepared) -> None:
     """Train what the earlier run did not measure, at its learning rate."""
     reused, sweep = reusing.read_reused(job), job.folder("sweep")
     proxy = replace(settings.proxy, learning_rate=reused.learning_rate)
-    missing, measured = reusing.to_train(chain.read_made_design(job), prepared), None
+    missing, measured = reusing.to_train(chain_files.read_made_design(job), prepared), None
     if missing is not None:
         specs = sweep_specs(replace(settings, proxy=proxy), job, prepared, missing)
         measured = measure.measure(job, "train proxies", specs, sweep, prepared)

@@ -26,7 +26,7 @@ from cuvee.design.reuse import (
     design_changed,
 )
 from cuvee.errors import ConfigError
-from cuvee.methods import chain
+from cuvee.methods import chain, chain_files
 from cuvee.methods.chain import ChainConfig
 from cuvee.methods.earlier_run import ABOUT, EarlierRun, Fingerprints
 from cuvee.methods.job import Job
@@ -137,7 +137,7 @@ def frozen_ratios(job: Job) -> dict[str, float] | None:
     reused = read_reused(job)
     if not reused.changes.changed or reused.inner is None:
         return None
-    domains = chain.read_made_design(job).domains
+    domains = chain_files.read_made_design(job).domains
     shares = dict(zip(domains, reused.inner.tolist(), strict=False))
     return {name: shares[name] for name in reused.changes.unchanged}
 
@@ -175,7 +175,7 @@ def join(reused: Runs, measured: Runs | None) -> Runs:
 
 def describe(job: Job) -> str:
     """Say in one sentence what was used again, what was trained, and why the rest was not used."""
-    reused, made = read_reused(job), chain.read_made_design(job)
+    reused, made = read_reused(job), chain_files.read_made_design(job)
     n_used, n_refused = len(reused.runs.run_ids), len(reused.refused)
     parts = [
         f"{n_used} of the earlier run's {n_used + n_refused} runs were used again, and "
@@ -197,7 +197,7 @@ def describe(job: Job) -> str:
 
 def as_json(job: Job) -> dict[str, Json]:
     """Return what `describe` says as JSON."""
-    reused, made = read_reused(job), chain.read_made_design(job)
+    reused, made = read_reused(job), chain_files.read_made_design(job)
     return {
         "n_reused": len(reused.runs.run_ids),
         "n_trained": len(made.run_ids) - len(reused.runs.run_ids),

@@ -9,7 +9,7 @@ from cuvee import artifacts
 from cuvee.arrays import FloatArray
 from cuvee.executors import one_thread
 from cuvee.fit.predictor_files import NamedPredictor
-from cuvee.methods import chain, fitting
+from cuvee.methods import chain, chain_files, fitting
 from cuvee.methods.chain import ChainConfig
 from cuvee.methods.job import Job
 from cuvee.methods.optimising import Question, find, simulate
@@ -43,7 +43,7 @@ def search(settings: ChainConfig, job: Job, *, inner: Mapping[str, float] | None
         one_phase = None
         if len(settings.phases) > 1:
             one_phase = _one_phase(settings, prepared, predictor)
-    chain.write_found(
+    chain_files.write_found(
         job,
         found.optimum,
         found.sensitivity,

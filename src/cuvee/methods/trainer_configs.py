@@ -19,7 +19,7 @@ from cuvee.export.run_configs import (
     trainer_of,
     write_shared,
 )
-from cuvee.methods import chain
+from cuvee.methods import chain, chain_files
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
 from cuvee.methods.regmix import RegMixConfig
@@ -67,7 +67,7 @@ def write_trainer_configs(
     if artifacts.is_done(folder):
         _check_same(folder, options)
     else:
-        made = chain.read_made_design(job)
+        made = chain_files.read_made_design(job)
         with artifacts.writing(
             folder, stage="design", settings=options, seed=settings.seed, inputs=inputs
         ) as aside:
@@ -85,7 +85,7 @@ def read_drawn(job: Job) -> tuple[Design, dict[str, Json]]:
     Raises:
         ArtifactError: Configs were written for several trainers that were told different mixtures.
     """
-    made = chain.read_made_design(job)
+    made = chain_files.read_made_design(job)
     done = sorted(one for one in job.folder(FOLDER).glob("*") if artifacts.is_done(one))
     if not done:
         return made, {}

@@ -13,7 +13,7 @@ import numpy as np
 from cuvee import artifacts, config
 from cuvee.arrays import FloatArray
 from cuvee.errors import ConfigError
-from cuvee.methods import chain, judging, measure
+from cuvee.methods import chain, chain_files, judging, measure
 from cuvee.methods.chain import ChainConfig
 from cuvee.methods.job import Job
 from cuvee.methods.mixing_laws import MixingLawsConfig
@@ -110,7 +110,7 @@ def check_transfer(settings: ChainConfig, job: Job, plan: TransferPlan) -> tuple
 
 def _chosen(job: Job, prepared: Prepared, n: int) -> tuple[FloatArray, tuple[str, ...]]:
     """Choose measured mixtures evenly over the ranks of their objective: it, and their ids."""
-    made, runs = chain.read_made_design(job), chain.read_measured(job)
+    made, runs = chain_files.read_made_design(job), chain_files.read_measured(job)
     objective = measure.objective_losses(runs, prepared) @ prepared.objective
     kinds = dict(zip(made.run_ids, made.kinds, strict=True))
     usable = [
@@ -144,7 +144,7 @@ def _measured(
     folder = job.folder(FOLDER, f"{name}-of-{len(ids)}")
     if artifacts.is_done(folder):
         return read_agreement(folder)
-    made = chain.read_made_design(job)
+    made = chain_files.read_made_design(job)
     inputs = measure.sweep_inputs(
         job, prepared, proxy, target_tokens=chain.target_tokens(settings, prepared)
     )
