@@ -1,6 +1,6 @@
 """Does QuaDMix find planted quality that one criterion tells in one domain and inverts in another?
 
-``python -m benchmarks.planted_quality [--quick] [--out DIR] [--json FILE]``
+``python -m benchmarks.planted_quality [--quick] [--normalisation NAME] [--out DIR] [--json FILE]``
 
 Three domains of made-up text in one vocabulary. A third of the documents of ``code`` and ``essays``
 are of the target's language, the others of another one; ``web`` is a mixture of both. Criterion
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from cuvee import artifacts
 from cuvee.arrays import FloatArray
 from cuvee.methods import chain_files, quadmix, quadmix_report, regmix
 from cuvee.methods.job import Job
@@ -43,18 +44,21 @@ def main() -> None:
     """Read the command line; plant, run both methods, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="24 proxies and 1 seed, not 48 and 3")
+    parser.add_argument("--normalisation", default="rank", help="of the criteria's scores")
     parser.add_argument("--out", type=Path, help="folder to work in, kept; default: a new one")
     parser.add_argument("--json", type=Path, help="file the result is written to")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as aside:
-        result = study(options.out or Path(aside), quick=options.quick)
+        result = study(
+            options.out or Path(aside), quick=options.quick, normalisation=options.normalisation
+        )
     for name, value in result.items():
         print(f"  {name:<36} {value:.4f}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def study(out: Path, *, quick: bool) -> dict[str, float]:
+def study(out: Path, *, quick: bool, normalisation: str = "rank") -> dict[str, float]:
     """Plant a pool, search it by both methods and judge the answers together."""
     plant(out / "source")
     n_runs = QUICK_RUNS if quick else RUNS
@@ -62,6 +66,7 @@ def study(out: Path, *, quick: bool) -> dict[str, float]:
     found = _mix_domains(out, common, n_runs)
     config = {
         **common,
+        "normalisation": normalisation,
         "criteria": {
             name: {"kind": "column", "column": name, "larger_is_better": True}
             for name in ("one", "two")
@@ -74,9 +79,13 @@ def study(out: Path, *, quick: bool) -> dict[str, float]:
     job = Job(out=out / "quadmix", workers=2)
     quadmix_report.run(quadmix.load_config(path), job)
     curve, verdict = quadmix.read_curve(job), read_verdict(job)
+    ranks = artifacts.read_json(job.folder("predictor") / quadmix.SCORES)["ranks"]
     figures = {
-        f"weight of one in {name}": float(curve.merge[place, 0])
-        for place, name in enumerate(curve.domains)
+        **{f"cross-validated rank of {name}": rank for name, rank in ranks.items()},
+        **{
+            f"weight of one in {name}": float(curve.merge[place, 0])
+            for place, name in enumerate(curve.domains)
+        },
     }
     for row in verdict.rows:
         if row.target == "total" and row.difference_bpb is not None:
