@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cuvee.report import charts, numbers
+from cuvee.report import charts
 from cuvee.report.comparison import ComparisonContent, flops, scope, sentence
 from cuvee.report.content import Comparison, Word
+from cuvee.report.page import environment
 from cuvee.validate.compare import TOTAL
 from cuvee.validate.ranking import Difference
 
@@ -23,24 +23,9 @@ class _Panel:
 
 def build_comparison_page(content: ComparisonContent) -> str:
     """Write the comparison as one self-contained HTML page; equal content gives equal text."""
-    environment = Environment(
-        loader=PackageLoader("cuvee.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "clean": numbers.clean,
-        "decimals": numbers.decimals,
-        "difference": numbers.difference,
-        "flops": flops,
-        "quantity": numbers.quantity,
-        "share": numbers.share,
-    }
-    environment.globals["interval"] = numbers.interval
-    page = environment.get_template("comparison.html.j2").render(
+    engine = environment()
+    engine.filters["flops"] = flops
+    page = engine.get_template("comparison.html.j2").render(
         content=content,
         sentence=sentence(content),
         scope=scope(content),
