@@ -188,7 +188,7 @@ def digests(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
 def test_a_sweep_survives_a_node_and_two_workers(
     specs: dict[str, TrainingSpec], nodes: Any, ray: RayCluster, tmp_path: Path
@@ -209,7 +209,7 @@ def test_a_sweep_survives_a_node_and_two_workers(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
 def test_a_selection_survives_a_node_and_two_workers(
     labels: LabelFiles,
@@ -248,7 +248,7 @@ def test_a_selection_survives_a_node_and_two_workers(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
 def test_errors_of_tasks_and_nodes_arrive_as_they_are(
     ray: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

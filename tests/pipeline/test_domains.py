@@ -16,7 +16,7 @@ from cuvee.labels.clusters import ClusterConfig
 from cuvee.methods.domains import PoolDomainsConfig, describe_domains, label_pool_domains
 from cuvee.methods.job import Job
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 Records = list[dict[str, Any]]
 

@@ -12,7 +12,7 @@ from cuvee import artifacts
 from cuvee.tables.runs import read_runs
 from cuvee.tables.study import read_study
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def _section(settings: Mapping[str, object], name: str) -> dict[str, object]:

@@ -21,7 +21,7 @@ from cuvee.policy.ranks import Normalisation, Normaliser
 from cuvee.tables.runs import Runs, read_runs
 from cuvee.tables.vectors import read_vectors, write_vectors
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def _tiny(settings: dict[str, object]) -> dict[str, object]:

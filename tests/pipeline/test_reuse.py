@@ -13,7 +13,7 @@ from cuvee.fit.predictor_files import load_predictor
 from cuvee.tables.design import read_design
 from cuvee.tables.runs import read_runs
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 SOUNDS = "do re mi fa so la ti crotchet quaver minim breve rest bar clef key note"
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from cuvee import artifacts
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 STAGES = (
     "corpus/index",

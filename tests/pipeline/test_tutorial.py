@@ -12,7 +12,7 @@ import yaml
 from cuvee.methods import regmix
 from cuvee.methods.table import method_named
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
