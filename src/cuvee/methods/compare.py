@@ -67,13 +67,14 @@ def dry_run(study: CompareStudy, job: Job) -> dict[str, Json]:
         name=f"validate {settings.validate.size}",
         n_runs=n_contenders * settings.validate.n_seeds,
         proxy=judging.larger(settings.proxy, settings.validate),
+        search=False,
     )
     last = planning.dry_run(settings, job, [judged])
     parts = []
     for one in study.entrants:
         plan = one.method.dry_run(one.settings, one.job(job))
         for part in cast(list[dict[str, Json]], plan["parts"]):
-            if _is_search(one, str(part["name"])):
+            if part["search"]:
                 parts.append({**part, "name": f"{one.name}: {part['name']}"})
     parts += cast(list[dict[str, Json]], last["parts"])
     total = {
@@ -81,15 +82,6 @@ def dry_run(study: CompareStudy, job: Job) -> dict[str, Json]:
         for key in cast(dict[str, Json], last["total"])
     }
     return {**last, "parts": parts, "total": total}
-
-
-def _is_search(one: Entrant, part: str) -> bool:
-    """Tell whether a part of a method's plan belongs to its search: not what judges or checks."""
-    words = part.split()
-    if words[0] == "calibrate":
-        sizes = getattr(one.settings, "sizes", ()) or (one.settings.proxy.size,)
-        return words[1] in sizes
-    return words[0] not in ("validate", "validation", "check")
 
 
 def judge(study: CompareStudy, job: Job, prepared: Prepared) -> None:

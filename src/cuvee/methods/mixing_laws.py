@@ -218,7 +218,8 @@ def dry_run(settings: MixingLawsConfig, job: Job) -> dict[str, Json]:
         for size in settings.sizes
     ]
     if settings.laws.n_checks:
-        parts.append(Part(name=f"check {judged.size}", n_runs=settings.laws.n_checks, proxy=judged))
+        n_checks = settings.laws.n_checks
+        parts.append(Part(name=f"check {judged.size}", n_runs=n_checks, proxy=judged, search=False))
     return planning.dry_run(settings, job, [*parts, planning.validation(settings)])
 
 

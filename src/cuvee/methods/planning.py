@@ -61,13 +61,16 @@ class Part:
     """How many of them make up the first list of tasks."""
     batch_size: int = 1
     """How many make up each list after it; workers start anew for each."""
+    search: bool = True
+    """Whether an answer is found by them; if not, they check or judge one."""
 
     @property
     def lists(self) -> list[float]:
         """Runs of each list of tasks, one list after the other."""
         first = min(self.n_runs, self.start_runs)
         n_later, rest = divmod(self.n_runs - first, self.batch_size)
-        return [first, *[float(self.batch_size)] * int(n_later), *[rest][: math.ceil(rest)]]
+        last = [rest] if rest else []
+        return [first, *[float(self.batch_size)] * int(n_later), *last]
 
 
 def dry_run(settings: Planned, job: Job, parts: Sequence[Part]) -> dict[str, Json]:
@@ -79,7 +82,8 @@ def dry_run(settings: Planned, job: Job, parts: Sequence[Part]) -> dict[str, Jso
         parts: What the method will train, calibrations apart.
 
     Returns:
-        ``parts``: runs, tokens, FLOPs and seconds of calibrations, sweep and validation; ``total``;
+        ``parts``: runs, tokens, FLOPs and seconds of calibrations, sweep and validation, and
+        whether each is of the ``search``; ``total``;
         ``assumed`` in words; the resolved ``config``.
     """
     labelled = artifacts.is_done(job.folder("tokens"))
@@ -136,12 +140,14 @@ def validation(settings: ChainConfig) -> Part:
         name=f"validate {judged.size}",
         n_runs=n_mixtures * judged.n_seeds,
         proxy=judging.larger(settings.proxy, judged),
+        search=False,
     )
 
 
 def _calibrations(parts: Sequence[Part]) -> list[Part]:
     """Return the short runs that choose a learning rate, for each size that has none."""
     sizes = {part.proxy.size: part.proxy for part in parts if part.proxy.learning_rate is None}
+    searched = {part.proxy.size for part in parts if part.search}
     return [
         Part(
             name=f"calibrate {size}",
@@ -151,6 +157,7 @@ def _calibrations(parts: Sequence[Part]) -> list[Part]:
                 n_tokens=max(proxy.batch_tokens, int(proxy.n_tokens * proxy.calibration_share)),
                 points=(1.0,),
             ),
+            search=size in searched,
         )
         for size, proxy in sizes.items()
     ]
@@ -180,6 +187,7 @@ def _cost(
     flops = model_size(spec.size).flops_per_token(vocabulary_size, spec.context)
     return {
         "name": part.name,
+        "search": part.search,
         "n_runs": part.n_runs,
         "n_tokens": part.n_runs * n_tokens,
         "flops": part.n_runs * n_tokens * flops,

@@ -147,6 +147,7 @@ def dry_run(settings: QuadConfig, job: Job) -> dict[str, Json]:
         name="validation",
         n_runs=n_rivals * settings.validate.n_seeds,
         proxy=judging.larger(settings.proxy, settings.validate),
+        search=False,
     )
     return planning.dry_run(settings, job, [*parts, judged])
 

@@ -116,6 +116,7 @@ def dry_run(settings: QuaDMixConfig, job: Job) -> dict[str, Json]:
         name="validation",
         n_runs=n_rivals * settings.validate.n_seeds,
         proxy=judging.larger(settings.proxy, settings.validate),
+        search=False,
     )
     curves = settings.curves
     sweep = Part(
