@@ -1,7 +1,7 @@
 """The view of a running sweep: counts, pace, expected end, best and last losses."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,19 @@ def stage(folder: Path) -> Any:
 
 
 def add_run(
-    out: Path, name: str, loss: float, ended: float, *, size: str = "0.1m", sweep: str = "sweep"
+    out: Path,
+    name: str,
+    loss: float,
+    ended: float,
+    *,
+    size: str = "0.1m",
+    sweep: str = "sweep",
+    spec: Mapping[str, float] | None = None,
 ) -> None:
     """Finish a run at a time."""
     with stage(out / sweep / name) as aside:
         artifacts.write_json(aside / "result.json", {"diverged": bool(np.isnan(loss))})
-        artifacts.write_json(aside / "spec.json", {"size": size})
+        artifacts.write_json(aside / "spec.json", spec or {"size": size})
         losses = np.array([[9.0, 9.0, 9.0], [loss - 0.1, loss + 0.1, 7.0]])
         names = ("target/qa", "target/code", "domain/web")
         write_trajectory(
@@ -83,6 +90,26 @@ def test_best_is_of_the_largest_size(out: Path) -> None:
     best = watch(out).sweeps[0].best
     assert best is not None
     assert best.name == "draw-000"
+
+
+def test_sizes_are_ordered_by_their_parameters(out: Path) -> None:
+    """Not by the numbers in their names."""
+    add_run(out, "of-800m", 1.25, START + 2000, size="800m", sweep="validation")
+    add_run(out, "of-1m", 1.5, START + 3000, size="1m", sweep="validation")
+    best = watch(out).sweeps[-1].best
+    assert best is not None
+    assert best.name == "of-800m"
+
+
+def test_runs_of_another_trainer_are_watched(out: Path) -> None:
+    """They have a number of parameters, or nothing, in place of a size."""
+    add_run(out, "ours", 1.25, START + 2000, sweep="ingested", spec={"n_parameters": 1e6})
+    add_run(out, "theirs", 1.5, START + 3000, sweep="ingested", spec={"n_parameters": 4e8})
+    found = watch(out)
+    best = found.sweeps[-1].best
+    assert best is not None
+    assert best.name == "theirs"
+    assert "theirs 1.500 bits per byte (mean over" in describe_watched(found)
 
 
 def test_rounds_and_sizes_add_to_the_total(out: Path) -> None:

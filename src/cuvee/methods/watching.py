@@ -18,6 +18,7 @@ from cuvee import artifacts
 from cuvee.artifacts import Json
 from cuvee.errors import ArtifactError
 from cuvee.methods.showing import read_artifact
+from cuvee.proxy.sizes import model_size
 from cuvee.report.numbers import clean, decimals, duration
 from cuvee.tables.runs import read_trajectory
 
@@ -34,7 +35,9 @@ class FinishedRun:
 
     name: str
     size: str
-    """Of its model."""
+    """Of its model; empty where another trainer named none."""
+    n_parameters: float
+    """Of its model, embedding and head apart; 0 where they are not known."""
     ended: float
     """Seconds since 1970, by the clock of the folder."""
     loss_bpb: float
@@ -71,7 +74,8 @@ class SweepProgress:
     def best(self) -> FinishedRun | None:
         """The run with the lowest loss among those of the largest size; None where all diverged."""
         known = [run for run in self.finished if np.isfinite(run.loss_bpb)]
-        largest = [run for run in known if run.size == max(known, key=_parameters).size]
+        most = max((run.n_parameters for run in known), default=0.0)
+        largest = [run for run in known if run.n_parameters == most]
         return min(largest, key=lambda run: run.loss_bpb, default=None)
 
 
@@ -150,9 +154,10 @@ def _losses(sweep: SweepProgress) -> list[str]:
     lines = []
     if sweep.best is not None:
         best = sweep.best
+        size = f"{clean(best.size)}, " if best.size else ""
         lines.append(
             f"best of {clean(sweep.name)} so far: {clean(best.name)} "
-            f"{decimals(best.loss_bpb)} bits per byte ({best.size}, mean over the targets)"
+            f"{decimals(best.loss_bpb)} bits per byte ({size}mean over the targets)"
         )
     for run in sweep.finished[: -_LAST - 1 : -1]:
         loss = decimals(run.loss_bpb) if np.isfinite(run.loss_bpb) else "diverged"
@@ -184,7 +189,15 @@ def _finished_run(folder: Path) -> FinishedRun:
     if not result["diverged"]:
         trajectory = read_trajectory(folder / "trajectory.parquet")
         loss = _mean_loss(trajectory.targets, trajectory.losses_bpb[-1].tolist())
-    return FinishedRun(name=folder.name, size=str(spec["size"]), ended=ended, loss_bpb=loss)
+    size = str(spec.get("size", ""))
+    known = model_size(size).n_parameters if size else spec.get("n_parameters")
+    return FinishedRun(
+        name=folder.name,
+        size=size,
+        n_parameters=float(cast(float, known or 0.0)),
+        ended=ended,
+        loss_bpb=loss,
+    )
 
 
 def _mean_loss(names: Sequence[str], losses: Sequence[float]) -> float:
@@ -203,8 +216,3 @@ def _n_planned(out: Path, settings: Mapping[str, Json]) -> int | None:
     rows = max(pq.read_metadata(path).num_rows for path in tables)
     sizes = settings.get("sizes")
     return int(rows) * (len(sizes) if isinstance(sizes, list) and sizes else 1)
-
-
-def _parameters(run: FinishedRun) -> float:
-    """Order sizes such as 0.05m by their number."""
-    return float(run.size.rstrip("mb")) if run.size.rstrip("mb") else 0.0
