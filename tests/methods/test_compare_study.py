@@ -84,15 +84,17 @@ def _run(folder: Path, *, size: str, n_tokens: int) -> None:
 
 
 def test_the_cost_counts_what_the_search_trained_and_nothing_else(tmp_path: Path) -> None:
-    """Calibrations, sweep and base by size and tokens; not the runs that judge or check."""
-    _run(tmp_path / "calibration" / "0.1m" / "rate-0", size="0.1m", n_tokens=1000)
+    """All that found the answer, by size and tokens; not the runs that judge or check it."""
+    _run(tmp_path / "calibration" / "0.1m" / "rate-0", size="0.1m", n_tokens=600)
+    _run(tmp_path / "estimates" / "001" / "runs" / "continued", size="0.1m", n_tokens=300)
+    _run(tmp_path / "influence-check" / "0" / "runs" / "cluster-0", size="0.1m", n_tokens=100)
     _run(tmp_path / "sweep" / "natural", size="0.1m", n_tokens=4000)
     _run(tmp_path / "base" / "base", size="0.2m", n_tokens=500)
     _run(tmp_path / "validation" / "chosen-seed0", size="0.4m", n_tokens=10_000)
     (tmp_path / "sweep" / "killed.partial").mkdir()
     found = training_cost(Job(out=tmp_path, workers=0), vocabulary_size=300, n_labels=7)
     small, large = (model_size(name).flops_per_token(300, 64) for name in ("0.1m", "0.2m"))
-    assert (found.n_runs, found.trained_tokens, found.n_labels) == (3, 5500, 7)
+    assert (found.n_runs, found.trained_tokens, found.n_labels) == (5, 5500, 7)
     assert found.flops == pytest.approx(5000 * small + 500 * large)
     assert SearchCost.from_json(found.to_json()) == found
     assert np.isclose(SearchCost(training_flops=2.0, scoring_flops=3.0).flops, 5.0)

@@ -5,8 +5,8 @@ import pytest
 
 from cuvee.errors import ConfigError
 from cuvee.methods.curvature_choice import (
-    Agreement,
     CheckConfig,
+    WayRank,
     choose_way,
     compare_ways,
     describe_check,
@@ -46,8 +46,8 @@ def test_settings_that_cannot_be_are_refused() -> None:
         CheckConfig(where=("head",))
 
 
-def _way(name: str, rank: float, behind_low: float) -> Agreement:
-    return Agreement(
+def _way(name: str, rank: float, behind_low: float) -> WayRank:
+    return WayRank(
         name=name,
         rank=rank,
         low=rank - 0.1,

@@ -28,8 +28,10 @@ QUAD: Mapping[str, object] = {
         "reference_tokens": 400,
         "document_tokens": 32,
         "steps": 1,
+        "curvature": "auto",
     },
-    "bandit": {"n_probes": 3, "n_arms": 2},
+    "check": {"n_clusters": 4, "n_tokens": 512, "n_seeds": 1, "n_probes": 3},
+    "bandit": {"n_probes": 3, "n_arms": 2, "n_refreshes": 1},
 }
 
 
@@ -115,9 +117,11 @@ def test_the_plan_counts_searches_once_and_the_judging_once(
     assert {part["name"]: part["n_runs"] for part in plan["parts"]} == {
         "regmix: sweep 0.03m": 8,
         "quad: base": 1,
+        "quad: influence check": 4,
+        "quad: refresh": 1,
         "validate 0.05m": 14,
     }
-    assert plan["total"]["n_runs"] == 23
+    assert plan["total"]["n_runs"] == 28
     assert plan["total"]["flops"] == sum(part["flops"] for part in plan["parts"])
     assert not (tmp_path / "out").exists()
 
@@ -147,9 +151,17 @@ def _check_costs(out: Path, found: Mapping[str, Mapping[str, Any]]) -> None:
     assert found["regmix"]["trained_tokens"] == 8 * 4096
     assert found["regmix"]["flops"] == 8 * 4096 * per_token
     assert found["regmix.best-sampled"]["flops"] == found["regmix"]["flops"]
-    assert found["quad"]["n_runs"] == 1
-    assert found["quad"]["n_scored"] > 0
-    assert found["quad"]["flops"] > 2048 * per_token
+    quad = out / "methods" / "quad"
+    assert found["quad"]["n_runs"] == 1 + 4 + 1
+    assert found["quad"]["trained_tokens"] > 2048 + 4 * 512
+    (check,) = [json.loads(path.read_text()) for path in quad.glob("*/*/result/check.json")]
+    assert found["quad"]["n_scored"] > check["n_documents"] == 4 * 3
+    directions = 0
+    for folder in (quad / "influence", quad / "estimates" / "001" / "influence"):
+        about = json.loads((folder / "influence.json").read_text())
+        directions += sum(part["tokens"] for name, part in about.items() if name != "choice")
+    read = found["quad"]["flops"] / per_token - found["quad"]["trained_tokens"]
+    assert read > check["n_tokens"] + directions > 2 * 400
     for name in ("natural", "uniform", "quad.random", "by-hand"):
         assert found[name]["flops"] == 0
         assert found[name]["n_runs"] == 0

@@ -57,7 +57,7 @@ class CheckConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Agreement:
+class WayRank:
     """How well one way of computing influence ranks clusters."""
 
     name: str
@@ -78,7 +78,7 @@ class Agreement:
 
 def compare_ways(
     scores: Mapping[str, FloatArray], falls: FloatArray, *, rng: np.random.Generator
-) -> list[Agreement]:
+) -> list[WayRank]:
     """Rank ways of computing influence by their agreement with training.
 
     Args:
@@ -99,7 +99,7 @@ def compare_ways(
         plain = f"{name.partition('/')[0]}/none"
         low, high = np.quantile(drawn[name], _INTERVAL)
         found.append(
-            Agreement(
+            WayRank(
                 name=name,
                 rank=ranks[name],
                 low=float(low),
@@ -112,7 +112,7 @@ def compare_ways(
     return sorted(found, key=lambda one: -one.rank)
 
 
-def choose_way(found: Sequence[Agreement]) -> Agreement:
+def choose_way(found: Sequence[WayRank]) -> WayRank:
     """Choose the best way, or the cheapest of those that cannot be told from it.
 
     Args:
@@ -129,7 +129,7 @@ def settings_of(name: str, settings: InfluenceConfig) -> InfluenceConfig:
     """Return settings with a way's matrices, curvature, damping and steps.
 
     Args:
-        name: Of an `Agreement`.
+        name: Of a `WayRank`.
         settings: All else; the steps are those of ``refined``.
 
     Example:
@@ -147,7 +147,7 @@ def settings_of(name: str, settings: InfluenceConfig) -> InfluenceConfig:
     )
 
 
-def describe_choice(found: Sequence[Agreement]) -> str:
+def describe_choice(found: Sequence[WayRank]) -> str:
     """Say in a sentence which way was chosen, and what was known of it."""
     chosen, best = choose_way(found), found[0]
     said = (
@@ -162,7 +162,7 @@ def describe_choice(found: Sequence[Agreement]) -> str:
     return f"{said}, the most of {len(found)} ways that were compared."
 
 
-def describe_check(found: Sequence[Agreement]) -> str:
+def describe_check(found: Sequence[WayRank]) -> str:
     """Write the comparison for people: a table, and what to set."""
     lines = [f"{'influence':<28} {'rank':>6} {'90% interval':>16} {'ahead of none':>14}"]
     lines += [

@@ -20,8 +20,8 @@ from cuvee.influence import CausalModel, LayerVector, influences
 from cuvee.influence.model import Where
 from cuvee.methods import measure
 from cuvee.methods.curvature_choice import (
-    Agreement,
     CheckConfig,
+    WayRank,
     choose_way,
     compare_ways,
     describe_choice,
@@ -36,6 +36,7 @@ from cuvee.methods.quad_engine import (
     one_torch_thread,
     read_start,
     reference_gradient,
+    tokens_read,
 )
 from cuvee.methods.quad_study import (
     COPIES,
@@ -53,13 +54,13 @@ from cuvee.tables.runs import read_trajectory
 
 CHECK = "check.json"
 _KINDS: tuple[Literal["diagonal", "kfac", "ekfac"], ...] = ("diagonal", "kfac", "ekfac")
-_FORMAT = 2
+_FORMAT = 3
 """Of the answer's file."""
 
 
 def check_influence(
     settings: QuadConfig, check: CheckConfig, job: Job, prepared: Prepared
-) -> list[Agreement]:
+) -> list[WayRank]:
     """Train on clusters, score their documents in every way, and compare.
 
     Args:
@@ -78,12 +79,12 @@ def check_influence(
     name = artifacts.digest_json({**asdict(check), "format": _FORMAT})[:12]
     folder = job.folder("influence-check", name, "result")
     if artifacts.is_done(folder):
-        known = cast(list[dict[str, Any]], artifacts.read_json(folder / CHECK))
-        return [Agreement(**one) for one in known]
+        known = cast(dict[str, Any], artifacts.read_json(folder / CHECK))
+        return [WayRank(**one) for one in known["ways"]]
     pool, place = clustered_pool(job, prepared)
     clusters = _choose(pool, check, settings.seed)
     falls = _train(settings, check, job, prepared, pool, place, clusters, folder.parent)
-    scores = _score(settings, check, job, prepared, pool, place, clusters)
+    scores, scored = _score(settings, check, job, prepared, pool, place, clusters)
     found = compare_ways(scores, falls.mean(axis=1), rng=stream(settings.seed, "check", "draws"))
     with artifacts.writing(
         folder,
@@ -92,7 +93,8 @@ def check_influence(
         seed=settings.seed,
         inputs={"clusters": artifacts.digest_of(job.folder("clusters"))},
     ) as aside:
-        artifacts.write_json(aside / CHECK, [cast(Json, asdict(one)) for one in found])
+        ways: Json = [cast(Json, asdict(one)) for one in found]
+        artifacts.write_json(aside / CHECK, {"ways": ways, **scored})
     return found
 
 
@@ -192,8 +194,13 @@ def _score(
     pool: ClusteredPool,
     place: IntArray,
     clusters: IntArray,
-) -> dict[str, FloatArray]:
-    """Return the (n_clusters,) mean influence of probed documents by way of computing it."""
+) -> tuple[dict[str, FloatArray], dict[str, Json]]:
+    """Score probed documents in every way.
+
+    Returns:
+        (n_clusters,) mean influence by way; and what it took: ``n_documents`` whose gradient was
+        computed, ``n_tokens`` of all gradients, those of targets and curvature too.
+    """
     model = checkpoint(settings, job, prepared).open(prepared.store)
     queues = DocumentQueues(pool, seed=settings.seed, purpose="probe")
     probes = [queues.take(int(cluster), check.n_probes) for cluster in clusters]
@@ -201,14 +208,17 @@ def _score(
     texts = [
         read_start(store, int(one), settings.influence) for one in place[np.concatenate(probes)]
     ]
+    total = len(check.where)
     of_cluster = np.repeat(np.arange(len(clusters)), [len(one) for one in probes])
     found: dict[str, FloatArray] = {}
-    total = len(check.where)
+    n_tokens = total * sum(map(len, texts))
     with one_torch_thread():
         for number, where in enumerate(check.where):
             job.progress("compare curvatures", number, total, where)
             chosen = replace(settings.influence, where=where)  # type: ignore[arg-type]
-            named = dict(_directions(model, chosen, check, prepared, settings.seed))
+            read: list[int] = []
+            named = dict(_directions(model, chosen, check, prepared, settings.seed, read))
+            n_tokens += sum(read)
             rows = np.array(
                 list(
                     influences(
@@ -220,7 +230,7 @@ def _score(
             means = sums / np.bincount(of_cluster)
             found |= dict(zip(named, means, strict=True))
         job.progress("compare curvatures", total, total, "")
-    return found
+    return found, {"n_documents": total * len(texts), "n_tokens": n_tokens}
 
 
 def _directions(
@@ -229,12 +239,20 @@ def _directions(
     check: CheckConfig,
     prepared: Prepared,
     seed: int,
+    read: list[int],
 ) -> Iterator[tuple[str, LayerVector]]:
-    """Give the directions of every curvature and damping for one choice of matrices."""
+    """Give the directions of every curvature and damping for one choice of matrices.
+
+    What is read for them, in tokens, is added to `read`.
+    """
     where: Where = settings.where
-    gradient = reference_gradient(model, settings, prepared, seed=seed)
+    about: dict[str, Json] = {}
+    gradient = reference_gradient(model, settings, prepared, seed=seed, about=about)
+    read.extend(tokens_read(about))
     yield f"{where}/none", gradient
     sample, few = curvature_sample(settings, prepared, seed=seed)
+    read.append(len(_KINDS) * sum(map(len, sample)))
+    read.append(len(check.dampings) * settings.steps * sum(map(len, few)))
     for kind in _KINDS:
         factors = fit_curvature(model, where, kind, sample, seed=seed)
         for damping in check.dampings:

@@ -157,10 +157,21 @@ def find_direction(
         factors = fit_curvature(model, settings.where, settings.curvature, sample, seed=seed)
         direction = factors.solve(total, damping=settings.damping, steps=settings.steps, sample=few)
         factors.save(folder / FACTORS)
+        about["refinement"] = {"tokens": settings.steps * sum(map(len, few))}
         cosine = total.dot(direction) / max(total.norm * direction.norm, 1e-300)
         about["curvature"] = {"tokens": sum(map(len, sample)), "cosine_with_gradient": cosine}
     direction.save(folder / DIRECTION)
     artifacts.write_json(folder / ABOUT, about)
+
+
+def tokens_read(about: Mapping[str, Json]) -> list[int]:
+    """Return the tokens read for a direction: by target, for its curvature, and refining it.
+
+    Args:
+        about: What `find_direction` tells in `ABOUT`.
+    """
+    parts = (cast(Mapping[str, int], part) for name, part in about.items() if name != CHOICE)
+    return [part["tokens"] for part in parts]
 
 
 def reference_gradient(

@@ -11,13 +11,14 @@ import numpy as np
 
 from cuvee import artifacts, config
 from cuvee.artifacts import Json
+from cuvee.methods.influence_check import CHECK
 from cuvee.methods.job import Job
 from cuvee.methods.pool import Prepared
-from cuvee.methods.quad_engine import ABOUT
+from cuvee.methods.quad_engine import ABOUT, tokens_read
 from cuvee.methods.quad_study import INFLUENCE, QuadConfig, read_rounds
 from cuvee.proxy.sizes import model_size
 
-_RUNS = ("calibration/*/*", "sweep/*", "base/*")
+_RUNS = ("calibration/*/*", "sweep/*", "base/*", "estimates/*/runs/*", "influence-check/*/runs/*")
 """Folders of runs that a search trains; those that check or judge its answer are no part of it."""
 
 
@@ -100,21 +101,32 @@ def influence_cost(
     else:
         last = read_rounds(job)[-1]
         n_scored, scoring = last.total_probes, last.total_flops
+    n_checked, checked_tokens = _checked(job)
     return dataclasses.replace(
         trained,
-        n_scored=n_scored,
-        scoring_flops=float(scoring + per_token * _direction_tokens(settings, job, lengths)),
+        n_scored=n_scored + n_checked,
+        scoring_flops=float(scoring + per_token * (checked_tokens + _direction_tokens(job))),
     )
 
 
-def _direction_tokens(settings: QuadConfig, job: Job, lengths: np.ndarray) -> int:
-    """Count the tokens read for the direction: references, curvature and its refinement."""
-    about = cast(
-        Mapping[str, Mapping[str, int]], artifacts.read_json(job.folder(INFLUENCE) / ABOUT)
-    )
-    read = sum(int(one["tokens"]) for one in about.values())
-    chosen = settings.influence
-    return read + chosen.steps * min(chosen.refine_tokens, int(lengths.sum()))
+def _checked(job: Job) -> tuple[int, int]:
+    """Return documents and tokens whose gradients chose the curvature, where it was left open."""
+    found = [
+        cast(Mapping[str, int], artifacts.read_json(path))
+        for path in job.out.glob(f"influence-check/*/result/{CHECK}")
+    ]
+    return sum(one["n_documents"] for one in found), sum(one["n_tokens"] for one in found)
+
+
+def _direction_tokens(job: Job) -> int:
+    """Count the tokens read for the direction, and for each that took its place later."""
+    folders = [job.folder(INFLUENCE), *job.out.glob(f"estimates/*/{INFLUENCE}")]
+    abouts = [
+        cast(Mapping[str, Json], artifacts.read_json(one / ABOUT))
+        for one in folders
+        if artifacts.is_done(one)
+    ]
+    return sum(sum(tokens_read(about)) for about in abouts)
 
 
 def _run(folder: Path, vocabulary_size: int) -> tuple[int, int]:
