@@ -157,7 +157,7 @@ def _costs(out: Path, settings: Mapping[str, Json]) -> list[Cost]:
         for path in specs:
             spec = cast(Mapping[str, Json], artifacts.read_json(path))
             result = cast(Mapping[str, int], artifacts.read_json(path.with_name("result.json")))
-            size = SIZES.get(str(spec["size"]))
+            size = SIZES.get(str(spec.get("size")))
             n_tokens += result["n_tokens"]
             if size is not None:
                 per_token = size.flops_per_token(vocabulary, cast(int, spec["context"]))
