@@ -1,15 +1,16 @@
 """How fast a mixture is selected and exported on one core, beside a plain copy by pyarrow.
 
-``python -m benchmarks.export_throughput [--quick] [--corpus DIR] [--pool DIR] [--json FILE]``
+``python -m benchmarks.export_throughput [--quick] [--corpus DIR] [--repeat N] [--json FILE]``
 
 The pool is the corpus of ``../shared/data`` (or ``--pool``, a folder of Parquet files), labelled
-and tokenised before the clock starts. Half of its tokens are selected at shares tempered away from
-the natural ones, then exported in every format of ``--formats``. Beside them stand plain copies by
-pyarrow that read and write as much: ``copy_pool`` reads every batch of the pool and writes as large
-a part of it as is selected, ``copy_selection`` copies the selection's files, both zstd as the
-selection is; neither hashes, shuffles, checks or reads again what it wrote. Each is taken in a
-process of its own held to one core. Ratios are of seconds of CPU time, so that what else runs on
-the machine hardly counts; above 1 is faster than the copy:
+and tokenised before the clock starts; with ``--repeat N`` it is written N times with fresh ids, and
+tokens of a text met before are remembered. Half of all tokens (``--share``) are selected at shares
+tempered away from the natural ones, then exported in every format of ``--formats``. Beside them
+stand plain copies by pyarrow that read and write as much: ``copy_pool`` reads every batch of the
+pool and writes as large a part of it as is selected, ``copy_selection`` copies the selection's
+files, both zstd as the selection is; neither hashes, shuffles, checks or reads again what it wrote.
+Each is taken in a process of its own held to one core. Ratios are of seconds of CPU time, so that
+what else runs on the machine hardly counts; above 1 is faster than the copy:
 ``select_vs_arrow_copy`` is selecting beside ``copy_pool``, ``export_<format>_vs_arrow_copy``
 exporting beside ``copy_selection``, and ``select_and_export_vs_arrow_copy`` both beside both, in
 the first format. ``mb_per_cpu_s`` and ``mb_per_s`` are MB of the selection's UTF-8 text a second of
@@ -18,6 +19,7 @@ memory.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -31,12 +33,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.make_pool import CORPUS
 from cuvee import artifacts
+from cuvee.corpus import tokens
+from cuvee.corpus.encoder import Encoder
 from cuvee.corpus.pool import PoolConfig
 from cuvee.corpus.scan import read_index, scan_pool
 from cuvee.corpus.store import TokenStore
@@ -55,8 +61,6 @@ SEED = 0
 FORMATS = ("megatron", "huggingface")
 _QUICK_BYTES = 8_000_000
 _TEMPERATURE = 2.0
-_SHARE = 0.5
-_ROUNDS = 3
 _COLUMNS = ("id", "text", "domain", "copy")
 
 Figures = dict[str, float]
@@ -69,6 +73,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file the result is written to")
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="folder of Parquet files")
     parser.add_argument("--pool", type=Path, help="a larger pool, instead of the corpus")
+    parser.add_argument("--repeat", type=int, default=1, help="times the pool is written")
+    parser.add_argument("--share", type=float, default=0.5, help="of its tokens, selected")
+    parser.add_argument("--rounds", type=int, default=3, help="times each is measured")
     parser.add_argument(
         "--formats", nargs="+", choices=sorted(EXPORTERS), default=list(FORMATS), help="exported"
     )
@@ -80,7 +87,15 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         source = options.pool or options.corpus
-        result = measure(Path(name), source, options.formats, quick=options.quick)
+        result = measure(
+            Path(name),
+            source,
+            options.formats,
+            quick=options.quick,
+            repeat=options.repeat,
+            share=options.share,
+            n_rounds=1 if options.quick else options.rounds,
+        )
     for section, values in result.items():
         print(section)
         for key, value in values.items():
@@ -92,7 +107,14 @@ def main() -> None:
 
 
 def measure(
-    work: Path, source: Path, formats: Sequence[str], *, quick: bool
+    work: Path,
+    source: Path,
+    formats: Sequence[str],
+    *,
+    quick: bool,
+    repeat: int = 1,
+    share: float = 0.5,
+    n_rounds: int = 3,
 ) -> dict[str, Mapping[str, object]]:
     """Take all measurements.
 
@@ -101,6 +123,9 @@ def measure(
         source: Folder of Parquet files with columns id, text and domain.
         formats: Exported, each by itself.
         quick: Take little text.
+        repeat: Times the pool is written, with fresh ids.
+        share: Of the pool's tokens, selected.
+        n_rounds: Times each is measured.
 
     Returns:
         ``ratios``, ``figures`` and ``conditions``.
@@ -109,11 +134,15 @@ def measure(
     if quick:
         pool = work / "pool"
         _write_sample(source, pool)
+    if repeat > 1:
+        _write_repeated(pool, work / "repeated", repeat)
+        pool = work / "repeated"
     (work / "pool.txt").write_text(str(pool.resolve()))
+    (work / "share.txt").write_text(str(share))
     n_pool_bytes = _run("prepare", work)["n_bytes"]
     names = ["select", "copy_pool", "copy_selection", *(f"export:{name}" for name in formats)]
     rounds: dict[str, list[Figures]] = {name: [] for name in names}
-    for _ in range(1 if quick else _ROUNDS):
+    for _ in range(n_rounds):
         for name in names:
             rounds[name].append(_run(name, work))
     selection = Selection.read(work / "run" / "selection")
@@ -149,7 +178,9 @@ def measure(
         "figures": {name: round(value, 4) for name, value in figures.items()},
         "conditions": {
             "formats": list(formats),
-            "rounds": 1 if quick else _ROUNDS,
+            "rounds": n_rounds,
+            "repeat": repeat,
+            "share": share,
             "quick": quick,
             "shards": selection.n_shards,
             "cores": usable_cores(),
@@ -176,8 +207,36 @@ def _write_sample(source: Path, pool: Path) -> None:
         pq.write_table(pa.Table.from_batches([batch]), pool / path.name)
 
 
+def _write_repeated(source: Path, pool: Path, repeat: int) -> None:
+    """Write every file so many times, each time with other ids."""
+    pool.mkdir()
+    for path in sorted(source.glob("*.parquet")):
+        table = pq.read_table(path, columns=["id", "text", "domain"])
+        for number in range(repeat):
+            ids = pc.binary_join_element_wise(table["id"].cast(pa.string()), str(number), "~")
+            fresh = table.set_column(0, "id", ids)
+            pq.write_table(fresh, pool / f"{path.stem}-{number:03d}.parquet", compression="zstd")
+
+
+class _Remembering(Encoder):
+    """Encodes a text once; each document still is read, matched and written."""
+
+    known: ClassVar[dict[bytes, bytes]] = {}
+
+    def encode(self, texts: Sequence[str]) -> list[bytes]:
+        """Return the ids of texts, as `Encoder.encode`."""
+        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self.known}
+        self.known.update(zip(new, super().encode(list(new.values())), strict=True))
+        return [self.known[key] for key in keys]
+
+
 def _pool(work: Path) -> PoolConfig:
     return PoolConfig(shards=((work / "pool.txt").read_text(),))
+
+
+def _share(work: Path) -> float:
+    return float((work / "share.txt").read_text())
 
 
 def _prepare(work: Path) -> Figures:
@@ -185,7 +244,8 @@ def _prepare(work: Path) -> Figures:
     run = work / "run"
     index = scan_pool(_pool(work), run, seed=SEED, workers=usable_cores())
     tokenizer = make_tokenizer(TokensConfig(), index, run, seed=SEED)
-    tokenise_pool(index, run, tokenizer=tokenizer, workers=usable_cores())
+    tokens.Encoder = _Remembering
+    tokenise_pool(index, run, tokenizer=tokenizer, workers=0)
     return {"n_bytes": float(sum(int(one.sum()) for one in index.n_bytes.values()))}
 
 
@@ -196,7 +256,7 @@ def _select(work: Path) -> None:
     statistics_ = store.statistics()
     natural = statistics_.n_tokens / statistics_.n_tokens.sum()
     mixture = Mixture.flat(store.domains, tuple(temper(natural, _TEMPERATURE).tolist()))
-    n_tokens = int(_SHARE * statistics_.n_tokens.sum())
+    n_tokens = int(_share(work) * statistics_.n_tokens.sum())
     write_selection(
         run / "selection",
         mixture,
@@ -215,7 +275,7 @@ def _select(work: Path) -> None:
 def _copy_pool(work: Path) -> None:
     """Read the pool by pyarrow alone, and write as large a part as is selected."""
     files = sorted(Path((work / "pool.txt").read_text()).glob("*.parquet"))
-    _copy(files, work / "copied", share=_SHARE)
+    _copy(files, work / "copied", share=_share(work))
 
 
 def _copy_selection(work: Path) -> None:
