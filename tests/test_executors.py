@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
@@ -20,7 +22,7 @@ from cuvee.errors import ArtifactError, DataError
 from cuvee.executors import Task, run_tasks, usable_cores, worker_pool
 
 N_SHARDS = 6
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds to wait for what takes well under one on an idle machine."""
 
 
@@ -304,6 +306,18 @@ def test_idle_workers_end_with_the_command(
     assert len(children) >= 2
     wait_for(lambda: not any(is_running(child) for child in children))
     assert said.count("Traceback") == (end == signal.SIGINT)  # the command's own
+
+
+def test_the_memory_of_a_worker_is_its_own_and_a_gpu_counts_without_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Large arrays count, libraries do not; one that has opened a GPU is never kept."""
+    before = executors._held_bytes()
+    array = np.ones(2**24)
+    assert executors._held_bytes() - before == pytest.approx(array.nbytes, rel=0.1)
+    opened = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True))
+    monkeypatch.setitem(sys.modules, "torch", opened)
+    assert executors._held_bytes() > executors.KEPT_BYTES
 
 
 def test_usable_cores_is_at_least_one() -> None:

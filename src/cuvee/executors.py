@@ -314,12 +314,21 @@ def _work(task: Task, working_folder: str) -> float:
         The memory that the worker holds afterwards (`_held_bytes`).
     """
     os.chdir(working_folder)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    with _interruptible():
         call(task)
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     return _held_bytes()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise inside a task, which then cleans up, unless the command ignores it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _held_bytes() -> float:
@@ -338,7 +347,8 @@ def _held_bytes() -> float:
 
 
 def _prepare_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # between tasks Ctrl-C ends it without a traceback
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # an idle worker ends without a traceback
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
 

@@ -69,8 +69,9 @@ def hands(executor: str, workers: int | None) -> Iterator[int]:
     """
     kind, _, address = executor.partition(":")
     if executor == "local":
-        with worker_pool(n_workers(workers)):
-            yield n_workers(workers)
+        n_local = n_workers(workers)
+        with worker_pool(n_local):
+            yield n_local
         return
     if kind != "ray" or executor == "ray:":
         raise ConfigError(
