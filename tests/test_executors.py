@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
@@ -17,10 +19,10 @@ from cuvee import artifacts, executors
 from cuvee.config import dump
 from cuvee.corpus.pool import PoolConfig, list_shards
 from cuvee.errors import ArtifactError, DataError
-from cuvee.executors import Task, run_tasks, usable_cores
+from cuvee.executors import Task, run_tasks, usable_cores, worker_pool
 
 N_SHARDS = 6
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds to wait for what takes well under one on an idle machine."""
 
 
@@ -186,22 +188,152 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 def test_a_killed_worker_is_reported(tmp_path: Path) -> None:
     """When the system kills a worker, the message says what most often was the cause."""
     config = write_pool(tmp_path / "pool", n_documents=1500)
+    before = worker_processes()
     running = run_tasks(scan_tasks(config, tmp_path / "out"), workers=1)
     next(running)
-    workers = [
-        child
-        for child in psutil.Process().children()
-        if "spawn_main" in " ".join(child.cmdline())
-        and "resource_tracker" not in " ".join(child.cmdline())
-    ]
-    workers[-1].kill()
+    (worker,) = worker_processes() - before
+    worker.kill()
     with pytest.raises(ArtifactError, match="a worker process was killed from outside"):
         list(running)
+
+
+def test_lists_share_workers_that_end_with_the_block(pool: PoolConfig, tmp_path: Path) -> None:
+    """Later lists find the workers of earlier ones, more join them, and the bytes are the same."""
+    fresh = scan_tasks(pool, tmp_path / "fresh")
+    list(run_tasks(fresh, workers=0))
+    with worker_pool(2):
+        first = scan_tasks(pool, tmp_path / "first")
+        list(run_tasks(first[:1], workers=2))
+        early = worker_processes()
+        list(run_tasks(first[1:], workers=2))
+        later = worker_processes()
+        second = scan_tasks(pool, tmp_path / "second")
+        list(run_tasks(second, workers=2))
+        assert worker_processes() == later
+    assert len(early) == 1
+    assert len(later) == 2
+    assert early < later
+    assert digests(first) == digests(second) == digests(fresh)
+    assert not any(is_running(worker) for worker in later)
+
+
+def test_lists_that_may_not_share_have_workers_of_their_own(
+    pool: PoolConfig, tmp_path: Path
+) -> None:
+    """A list with fewer workers than are kept, and one begun while another is under way."""
+    with worker_pool(2):
+        list(run_tasks(scan_tasks(pool, tmp_path / "first"), workers=2))
+        kept = worker_processes()
+        outer = run_tasks(scan_tasks(pool, tmp_path / "outer"), workers=2)
+        next(outer)
+        inner = run_tasks(scan_tasks(pool, tmp_path / "inner"), workers=2)
+        next(inner)
+        assert worker_processes() > kept
+        assert len(list(inner)) == len(list(outer)) == N_SHARDS - 1
+        wait_for(lambda: len(worker_processes()) == 2)
+        kept = worker_processes()
+        narrow = run_tasks(scan_tasks(pool, tmp_path / "narrow"), workers=1)
+        next(narrow)
+        assert len(worker_processes() - kept) == 1
+        assert len(list(narrow)) == N_SHARDS - 1
+    wait_for(lambda: not worker_processes())
+
+
+@pytest.mark.parametrize("case", ["a task raises", "a list is left", "memory is short"])
+def test_workers_are_not_kept_after(
+    case: str, pool: PoolConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end with such a list, and the next one starts others."""
+    tasks = scan_tasks(pool, tmp_path / "first")
+    with worker_pool(1):
+        if case == "a task raises":
+            broken = Task(function="os:system", spec={}, folder=tmp_path / "x")
+            with pytest.raises(ArtifactError, match="not part of cuvee"):
+                list(run_tasks([*tasks, broken], workers=1))
+        elif case == "a list is left":
+            assert next(run_tasks(tasks, workers=1)) in tasks
+        else:
+            monkeypatch.setattr(executors, "KEPT_BYTES", 2**20)
+            list(run_tasks(tasks, workers=1))
+        before = worker_processes()
+        wait_for(lambda: not any(is_running(worker) for worker in before))
+        assert len(list(run_tasks(tasks, workers=1))) == N_SHARDS
+
+
+def test_workers_killed_while_idle_are_replaced(pool: PoolConfig, tmp_path: Path) -> None:
+    """No task was lost with them, so the next list begins with others."""
+    tasks, others = (scan_tasks(pool, tmp_path / name) for name in ("tasks", "others"))
+    with worker_pool(1):
+        list(run_tasks(tasks, workers=1))
+        for worker in worker_processes():
+            worker.kill()
+        wait_for(lambda: not worker_processes())
+        assert len(list(run_tasks(others, workers=1))) == N_SHARDS
+    assert digests(tasks) == digests(others)
+
+
+def test_kept_workers_follow_the_working_folder(
+    pool: PoolConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative folder means the same to a worker as to the command."""
+    with worker_pool(1):
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            monkeypatch.chdir(tmp_path / name)
+            list(run_tasks(scan_tasks(pool, Path("out")), workers=1))
+    one, two = (scan_tasks(pool, tmp_path / name / "out") for name in ("one", "two"))
+    assert digests(one) == digests(two)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_idle_workers_end_with_the_command(
+    end: signal.Signals, pool: PoolConfig, tmp_path: Path
+) -> None:
+    """Kill and Ctrl-C leave no worker behind, and idle workers say nothing of their end."""
+    (tmp_path / "config.json").write_text(json.dumps(dump(pool)), encoding="utf-8")
+    command = [sys.executable, str(Path(__file__)), str(tmp_path), "stay"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        wait_for((tmp_path / "idle").exists)
+        children = psutil.Process(process.pid).children(recursive=True)
+        if end == signal.SIGINT:
+            os.killpg(process.pid, end)  # as a terminal does
+        else:
+            process.send_signal(end)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert len(children) >= 2
+    wait_for(lambda: not any(is_running(child) for child in children))
+    assert said.count("Traceback") == (end == signal.SIGINT)  # the command's own
+
+
+def test_the_memory_of_a_worker_is_its_own_and_a_gpu_counts_without_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Large arrays count, libraries do not; one that has opened a GPU is never kept."""
+    before = executors._held_bytes()
+    array = np.ones(2**24)
+    assert executors._held_bytes() - before == pytest.approx(array.nbytes, rel=0.1)
+    opened = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True))
+    monkeypatch.setitem(sys.modules, "torch", opened)
+    assert executors._held_bytes() > executors.KEPT_BYTES
 
 
 def test_usable_cores_is_at_least_one() -> None:
     """There is always a core to run on."""
     assert usable_cores() >= 1
+
+
+def worker_processes() -> set[psutil.Process]:
+    """Return the workers that this process has started and that are still there."""
+    return {
+        child
+        for child in psutil.Process().children()
+        if is_running(child)
+        and "spawn_main" in " ".join(child.cmdline())
+        and "resource_tracker" not in " ".join(child.cmdline())
+    }
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -225,7 +357,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = PoolConfig(shards=tuple(settings["shards"]))
-    list(run_tasks(scan_tasks(config, folder / "killed"), workers=2))
+    with worker_pool(2):
+        list(run_tasks(scan_tasks(config, folder / "killed"), workers=2))
+        if sys.argv[2:] == ["stay"]:
+            (folder / "idle").touch()
+            time.sleep(PATIENCE)
 
 
 if __name__ == "__main__":

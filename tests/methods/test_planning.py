@@ -1,11 +1,19 @@
 """What a run will cost."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cuvee.corpus.pool import PoolConfig
+from cuvee.methods import measure, planning
+from cuvee.methods.job import Job
+from cuvee.methods.measure import Speed
 from cuvee.methods.planning import Part
+from cuvee.methods.regmix import RegMixConfig
 from cuvee.proxy.sweep import ProxyConfig
+from cuvee.validate.compare import ValidateConfig
 
 
 @pytest.mark.parametrize(
@@ -31,3 +39,28 @@ def test_runs_come_in_lists(
     )
     assert part.lists == lists
     assert sum(part.lists) == n_runs
+
+
+@pytest.mark.parametrize(("device", "n_starts"), [("cpu", 1), ("cuda", 5)])
+def test_workers_start_once_on_a_processor_and_for_each_list_on_a_gpu(
+    device: str, n_starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command keeps its workers; those that have opened a GPU are not kept."""
+    monkeypatch.setattr(planning, "choose_device", lambda device: device)
+    monkeypatch.setattr(planning, "stack_devices", lambda device: (device,))
+    settings = RegMixConfig(
+        pool=PoolConfig(shards=("pool",)), validate=ValidateConfig(size="0.2m", n_tokens=8192)
+    )
+    proxy = ProxyConfig(device=device, precision="float32", learning_rate=1e-3)
+    parts = [
+        Part(name="sweep", n_runs=32, proxy=proxy, start_runs=8, batch_size=8),
+        Part(name="validate", n_runs=4, proxy=proxy),
+    ]
+
+    def seconds_of(startup: float) -> float:
+        found = Speed(members=1, tokens_per_second=1e6, startup_seconds=startup)
+        monkeypatch.setattr(measure, "stack_speed", lambda *_, **__: found)
+        plan: Any = planning.dry_run(settings, Job(out=tmp_path, workers=2), parts)
+        return float(plan["total"]["seconds"])
+
+    assert seconds_of(1000.0) - seconds_of(0.0) == pytest.approx(1000 * n_starts, abs=0.5)

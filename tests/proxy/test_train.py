@@ -10,6 +10,7 @@ import pytest
 from cuvee import artifacts, config
 from cuvee.corpus.store import TokenStore
 from cuvee.errors import ConfigError, DataError
+from cuvee.executors import worker_pool
 from cuvee.policy.mixture import Mixture
 from cuvee.proxy.documents import training_documents
 from cuvee.proxy.record import relapsed
@@ -94,6 +95,32 @@ def test_a_run_is_the_same_whoever_makes_it(inputs: SweepInputs, tmp_path: Path)
     ours, theirs = collect(("one",), tmp_path / "here"), collect(("one",), tmp_path / "pool")
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-3)
     np.testing.assert_array_equal(ours.weights, theirs.weights)
+
+
+def test_a_used_worker_makes_the_same_run(
+    inputs: SweepInputs, stores: Path, tmp_path: Path
+) -> None:
+    """What a worker did before, other models and numbers included, leaves no trace in the bytes."""
+    spec = _spec(inputs, (0.5, 0.25, 0.25))
+    before = [
+        _spec(replace(inputs, precision="bfloat16", step="autograd"), (0.0, 0.0, 1.0)),
+        _spec(inputs, (1.0, 0.0, 0.0), replace(SMALL, size="0.2m", context=64, n_tokens=4096)),
+    ]
+    train_all({"one": spec}, tmp_path / "fresh", workers=1)
+    with worker_pool(1):
+        for number, other in enumerate(before):
+            train_all({"other": other}, tmp_path / str(number), workers=1)
+        train_all({"one": spec}, tmp_path / "used", workers=1)
+    fresh, used = (
+        {
+            path.name: path.read_bytes()
+            for path in (tmp_path / name / "one").iterdir()
+            if path.name != artifacts.TIMING
+        }
+        for name in ("fresh", "used")
+    )
+    assert artifacts.DONE in fresh
+    assert used == fresh
 
 
 def test_finished_runs_are_not_made_again(inputs: SweepInputs, tmp_path: Path) -> None:

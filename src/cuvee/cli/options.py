@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from cuvee.errors import ConfigError
-from cuvee.executors import usable_cores
+from cuvee.executors import usable_cores, worker_pool
 
 ConfigFile: TypeAlias = Annotated[Path, typer.Argument(help="YAML file of settings.")]
 Out: TypeAlias = Annotated[
@@ -55,7 +55,7 @@ def n_workers(workers: int | None) -> int:
 
 @contextmanager
 def hands(executor: str, workers: int | None) -> Iterator[int]:
-    """Send the tasks of a block to the chosen executor.
+    """Send the tasks of a block to the chosen executor; all lists of tasks share its workers.
 
     Args:
         executor: ``local``, ``ray`` or ``ray:ADDRESS``.
@@ -69,7 +69,9 @@ def hands(executor: str, workers: int | None) -> Iterator[int]:
     """
     kind, _, address = executor.partition(":")
     if executor == "local":
-        yield n_workers(workers)
+        n_local = n_workers(workers)
+        with worker_pool(n_local):
+            yield n_local
         return
     if kind != "ray" or executor == "ray:":
         raise ConfigError(

@@ -182,7 +182,7 @@ class Speed:
     tokens_per_second: float
     """Of one process, all its members together, while the other workers are as busy."""
     startup_seconds: float
-    """From handing in a list of tasks to the first step of its workers: Python and torch start."""
+    """From handing in a list of tasks to the first step of new workers: Python and torch start."""
 
 
 def speed(spec: TrainingSpec, vocabulary_size: int, folder: Path, *, workers: int) -> Speed:

@@ -60,7 +60,7 @@ class Part:
     start_runs: float = math.inf
     """How many of them make up the first list of tasks."""
     batch_size: int = 1
-    """How many make up each list after it; workers start anew for each."""
+    """How many make up each list after it; on a GPU workers start anew for each."""
     search: bool = True
     """Whether an answer is found by them; if not, they check or judge one."""
 
@@ -94,8 +94,15 @@ def dry_run(settings: Planned, job: Job, parts: Sequence[Part]) -> dict[str, Jso
         n_targets = _ASSUMED_TARGETS
     vocabulary_size = _vocabulary_size(settings, prepared)
     costs = [
-        _cost(part, vocabulary_size, n_domains=n_domains, n_targets=n_targets, workers=job.workers)
-        for part in [*_calibrations(parts), *parts]
+        _cost(
+            part,
+            vocabulary_size,
+            n_domains=n_domains,
+            n_targets=n_targets,
+            workers=job.workers,
+            is_first=number == 0,
+        )
+        for number, part in enumerate([*_calibrations(parts), *parts])
     ]
     assumed = (
         f"{n_domains} domains and {n_targets} targets as labelled"
@@ -164,7 +171,13 @@ def _calibrations(parts: Sequence[Part]) -> list[Part]:
 
 
 def _cost(
-    part: Part, vocabulary_size: int, *, n_domains: int, n_targets: int, workers: int
+    part: Part,
+    vocabulary_size: int,
+    *,
+    n_domains: int,
+    n_targets: int,
+    workers: int,
+    is_first: bool,
 ) -> dict[str, Json]:
     spec = _spec(part.proxy)
     n_tokens = spec.n_sequences * spec.context
@@ -184,6 +197,8 @@ def _cost(
     each = speed.members * processes
     rounds = sum(-(-n_runs // each) for n_runs in part.lists)
     training = rounds * speed.members * (n_tokens + measured) / speed.tokens_per_second
+    # On a processor the command keeps its workers from the first list on (`executors.worker_pool`).
+    n_starts = len(part.lists) if spec.device.startswith("cuda") else int(is_first)
     flops = model_size(spec.size).flops_per_token(vocabulary_size, spec.context)
     return {
         "name": part.name,
@@ -191,7 +206,7 @@ def _cost(
         "n_runs": part.n_runs,
         "n_tokens": part.n_runs * n_tokens,
         "flops": part.n_runs * n_tokens * flops,
-        "seconds": round(training + len(part.lists) * speed.startup_seconds, 1),
+        "seconds": round(training + n_starts * speed.startup_seconds, 1),
         "tokens_per_second": round(speed.tokens_per_second, 1),
         "startup_seconds": round(speed.startup_seconds, 1),
     }
