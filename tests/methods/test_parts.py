@@ -1,11 +1,14 @@
 """A sweep dealt to parts."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cuvee.errors import ConfigError
-from cuvee.methods.parts import Part, deal
+from cuvee.methods.job import Job
+from cuvee.methods.parts import Part, deal, prepare
 
 COSTS = st.dictionaries(st.text("abcxyz-0123", min_size=1), st.integers(1, 50), max_size=40)
 
@@ -39,3 +42,10 @@ def test_what_is_no_part_is_refused(text: str) -> None:
     """The message says what a part looks like."""
     with pytest.raises(ConfigError, match=r"--part is .*; give K/N with K from 1 to N"):
         Part.parse(text)
+
+
+def test_what_has_no_sweep_has_no_parts(tmp_path: Path) -> None:
+    """Quad trains one model; the message names the methods that train more."""
+    with pytest.raises(ConfigError, match=r"method quad .* serve regmix, mixing-laws, continual, "):
+        prepare("quad", None, Job(out=tmp_path / "out", workers=0))
+    assert not (tmp_path / "out").exists()
