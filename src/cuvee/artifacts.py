@@ -91,7 +91,13 @@ def read_json(path: Path) -> Json:
 
 @contextmanager
 def writing(
-    folder: Path, *, stage: str, settings: Json, seed: int, inputs: Mapping[str, str]
+    folder: Path,
+    *,
+    stage: str,
+    settings: Json,
+    seed: int,
+    inputs: Mapping[str, str],
+    known: Mapping[str, str] | None = None,
 ) -> Iterator[Path]:
     """Fill a stage's folder; on success it appears under its own name, complete.
 
@@ -101,6 +107,8 @@ def writing(
         settings: What the artefact depends on, as JSON.
         seed: The run's seed.
         inputs: Digests of the artefacts read, by name.
+        known: SHA-256 of files that need not be read again, by path below the folder; may be filled
+            inside the block.
 
     Yields:
         The folder to write into, ``<folder>.<writer>.partial``, empty.
@@ -125,7 +133,7 @@ def writing(
         "settings": settings,
         "seed": seed,
         "inputs": dict(inputs),
-        "files": _file_digests(aside),
+        "files": _file_digests(aside, known or {}),
     }
     write_json(aside / MANIFEST, manifest)
     (aside / DONE).write_text(digest_json(manifest) + "\n", encoding="utf-8")
@@ -337,9 +345,10 @@ def _finish(aside: Path, own: os.stat_result, folder: Path, *, digest: str) -> N
         ) from error
 
 
-def _file_digests(folder: Path) -> dict[str, Json]:
-    return {
-        path.relative_to(folder).as_posix(): digest_file(path)
+def _file_digests(folder: Path, known: Mapping[str, str]) -> dict[str, Json]:
+    names = {
+        path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != TIMING and path.suffix != ".log"
     }
+    return {name: known.get(name) or digest_file(path) for name, path in names.items()}
