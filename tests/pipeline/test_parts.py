@@ -153,14 +153,15 @@ def _of_method(method: str, settings: dict[str, Any]) -> dict[str, Any]:
     for name in ("search", "design"):
         del settings[name]
     criteria = {"clean": {"kind": "heuristics"}}
-    fewer = {"n_runs": 12, "start_runs": 10, "batch_size": 2, "sample_documents": 50}
-    curves = {**fewer, "n_simulated": 200, "n_best": 4, "regressions": ["linear"]}
+    fewer = {"n_runs": 14, "start_runs": 12, "batch_size": 2, "sample_documents": 50}
+    simulated = {"n_simulated": 200, "n_generations": 1, "n_best": 4}
+    curves = {**fewer, **simulated, "regressions": ["linear"]}
     return {**settings, "criteria": criteria, "curves": curves}
 
 
 @pytest.mark.parametrize(
     ("method", "n_planned", "n_runs"),
-    [("regmix", 6, 8), ("mixing-laws", 8, 8), ("continual", 4, 4), ("quadmix", 10, 12)],
+    [("regmix", 6, 8), ("mixing-laws", 8, 8), ("continual", 4, 4), ("quadmix", 12, 14)],
 )
 def test_each_method_goes_on_from_its_parts(
     method: str,
