@@ -152,25 +152,7 @@ def write_selection(
         ArtifactError: The folder is finished already, or the token store is of another pool.
         DataError: A shard changed since it was tokenised.
     """
-    shards = list_shards(source.pool)
-    if plan.copies is None:
-        documents = take(shards, source.tokens, plan, seed=seed)
-    else:
-        documents = take_copies(shards, source.tokens, plan.copies)
-    order = order_rows(
-        documents,
-        n_phases=len(plan.phase_tokens),
-        shard_bytes=settings.shard_bytes,
-        seed=seed,
-    )
-    request = ShardRequest(
-        documents=documents,
-        order=order,
-        shards=shards,
-        pool=source.pool,
-        domains=plan.domains,
-        settings=settings,
-    )
+    request = _request(plan, source, settings, seed)
     described: Json = {
         "select": config.dump(settings),
         "mixture": mixture.to_json(),
@@ -184,11 +166,36 @@ def write_selection(
         made = make_shards(request, pieces, workers=workers, on_progress=on_progress)
         known |= _place(made, aside)
         write_lineage(aside / LINEAGE, read_lineages(made.lineages))
-        selection = _summarise(documents, mixture, plan, n_shards=len(made.shards))
-        about = _describe(selection, mixture, source, order.first_shards, seed)
+        selection = _summarise(request.documents, mixture, plan, n_shards=len(made.shards))
+        about = _describe(selection, mixture, source, request.order.first_shards, seed)
         artifacts.write_json(aside / MIXTURE, about)
     shutil.rmtree(waiting)
     return selection
+
+
+def _request(
+    plan: SelectionPlan, source: SelectionSource, settings: SelectConfig, seed: int
+) -> ShardRequest:
+    """Decide what is written, and where."""
+    shards = list_shards(source.pool)
+    if plan.copies is None:
+        documents = take(shards, source.tokens, plan, seed=seed)
+    else:
+        documents = take_copies(shards, source.tokens, plan.copies)
+    order = order_rows(
+        documents,
+        n_phases=len(plan.phase_tokens),
+        shard_bytes=settings.shard_bytes,
+        seed=seed,
+    )
+    return ShardRequest(
+        documents=documents,
+        order=order,
+        shards=shards,
+        pool=source.pool,
+        domains=plan.domains,
+        settings=settings,
+    )
 
 
 def _place(made: MadeShards, folder: Path) -> dict[str, str]:
