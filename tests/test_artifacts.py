@@ -174,3 +174,65 @@ def test_two_commands_never_share_a_folder(tmp_path: Path) -> None:
     assert f"is in use by process {os.getpid()}; wait for it" in second.stderr
     assert list(tmp_path.iterdir()) == []
     assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_parts_are_held_side_by_side(tmp_path: Path) -> None:
+    """Parts of one division stand together, and the last one leaves nothing."""
+    with (
+        artifacts.locked_part(tmp_path, part="part-1", division="halves"),
+        artifacts.locked_part(tmp_path, part="part-2", division="halves"),
+    ):
+        assert {path.name for path in tmp_path.iterdir()} == {
+            ".lock",
+            ".lock-part-1",
+            ".lock-part-2",
+        }
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_keeps_off_what_would_collide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the same part again nor a part of another division nor a whole command comes in."""
+    monkeypatch.setattr(artifacts, "_PATIENCE", 0.0)
+    one = artifacts.locked_part(tmp_path, part="part-1", division="halves")
+    whole = artifacts.locked(tmp_path)
+    again = artifacts.locked_part(tmp_path, part="part-1", division="halves")
+    other = artifacts.locked_part(tmp_path, part="part-2", division="thirds")
+    with one:
+        with (
+            pytest.raises(ArtifactError, match=f"part-1 of .* in use by process {os.getpid()};"),
+            again,
+        ):
+            pass
+        for refused in (other, whole):
+            with pytest.raises(ArtifactError, match=f"^{tmp_path} is in use by halves; "), refused:
+                pass
+        with artifacts.locked_part(tmp_path, part="part-2", division="halves"):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with (
+        artifacts.locked(tmp_path),
+        pytest.raises(ArtifactError, match=f"in use by process {os.getpid()};"),
+        artifacts.locked_part(tmp_path, part="part-1", division="halves"),
+    ):
+        pass
+    with artifacts.locked_part(tmp_path, part="part-1", division="thirds"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_part_leaves_does_not_matter(tmp_path: Path) -> None:
+    """Its files are taken over, whatever division comes next."""
+    code = (
+        "import os, sys; from pathlib import Path; from cuvee import artifacts\n"
+        "with artifacts.locked_part(Path(sys.argv[1]), part='part-1', division='halves'):\n"
+        "    os._exit(9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert (killed.returncode, len(list(tmp_path.iterdir()))) == (9, 2)
+    with artifacts.locked_part(tmp_path, part="part-1", division="thirds"):
+        assert (tmp_path / artifacts.LOCK).read_text(encoding="utf-8") == "thirds"
+    with artifacts.locked(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ MANIFEST = "manifest.json"
 DONE = "done"
 TIMING = "timing.json"
 LOCK = ".lock"
+_PATIENCE = 5.0
+"""Seconds in which one who comes or goes has let go of the lock."""
+_MOMENT = 0.02
 _PARTIAL = ".partial"
 _WRITER_DIGITS = 12
 
@@ -87,7 +91,13 @@ def read_json(path: Path) -> Json:
 
 @contextmanager
 def writing(
-    folder: Path, *, stage: str, settings: Json, seed: int, inputs: Mapping[str, str]
+    folder: Path,
+    *,
+    stage: str,
+    settings: Json,
+    seed: int,
+    inputs: Mapping[str, str],
+    known: Mapping[str, str] | None = None,
 ) -> Iterator[Path]:
     """Fill a stage's folder; on success it appears under its own name, complete.
 
@@ -97,6 +107,8 @@ def writing(
         settings: What the artefact depends on, as JSON.
         seed: The run's seed.
         inputs: Digests of the artefacts read, by name.
+        known: SHA-256 of files that need not be read again, by path below the folder; may be filled
+            inside the block.
 
     Yields:
         The folder to write into, ``<folder>.<writer>.partial``, empty.
@@ -121,7 +133,7 @@ def writing(
         "settings": settings,
         "seed": seed,
         "inputs": dict(inputs),
-        "files": _file_digests(aside),
+        "files": _file_digests(aside, known or {}),
     }
     write_json(aside / MANIFEST, manifest)
     (aside / DONE).write_text(digest_json(manifest) + "\n", encoding="utf-8")
@@ -167,42 +179,112 @@ def locked(folder: Path) -> Iterator[None]:
     Nothing remains of the lock, nor of a folder that was made for it and stayed empty.
 
     Raises:
-        ArtifactError: Another process holds it, or it is a file.
+        ArtifactError: Another process holds it, or a part of it; or it is a file.
     """
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ArtifactError(f"{folder} is not a folder; choose another --out.") from error
-    lock = folder / LOCK
-    with _held(lock) as file:
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
+    try:
+        with _held(folder / LOCK, what=str(folder)):
             yield
-        finally:
-            lock.unlink(missing_ok=True)
-            if is_new and folder.exists() and next(folder.iterdir(), None) is None:
-                folder.rmdir()
+    finally:
+        if is_new and folder.exists() and next(folder.iterdir(), None) is None:
+            folder.rmdir()
 
 
 @contextmanager
-def _held(lock: Path) -> Iterator[TextIO]:
-    """Hold the lock file that bears the name now: its last holder may just have unlinked ours."""
+def locked_part(folder: Path, *, part: str, division: str) -> Iterator[None]:
+    """Hold one part of a folder's work; others may hold its other parts meanwhile.
+
+    Args:
+        folder: The folder.
+        part: Name of the part, as part of a file's name.
+        division: What the parts are of, in words; parts of two divisions are never held at once.
+
+    Raises:
+        ArtifactError: Another process holds the part, the whole folder, or a part of another
+            division.
+    """
+    with (
+        _held_together(folder / LOCK, holders=division),
+        _held(folder / f"{LOCK}-{part}", what=f"{part} of {folder}"),
+    ):
+        yield
+
+
+@contextmanager
+def _held(lock: Path, *, what: str) -> Iterator[None]:
+    """Hold a lock file alone, and remove it in the end."""
     while True:
         with lock.open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                raise ArtifactError(
-                    f"{lock.parent} is in use by process {file.read().strip() or '?'}; wait for "
-                    "it, stop it, or choose another --out."
-                ) from error
+            if not _take(file, fcntl.LOCK_EX):
+                raise _in_use(what, file)
             if _is_at(lock, file):
-                file.truncate(0)
-                yield file
+                _say(file, f"process {os.getpid()}")
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
                 return
+
+
+@contextmanager
+def _held_together(lock: Path, *, holders: str) -> Iterator[None]:
+    """Hold a lock file beside others that say the same of themselves; the last one removes it.
+
+    The file names its holders. It is written only by one who holds it alone, so what is read while
+    it is held together stands.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        with lock.open("a+", encoding="utf-8") as file:
+            if _take(file, fcntl.LOCK_EX) and _is_at(lock, file):
+                _say(file, holders)
+            if _take(file, fcntl.LOCK_SH) and _is_at(lock, file):
+                if _said(file) != holders:
+                    raise _in_use(str(lock.parent), file)
+                try:
+                    yield
+                finally:
+                    if _take(file, fcntl.LOCK_EX):
+                        lock.unlink(missing_ok=True)
+                return
+            # Somebody holds it alone: a whole command, or for a moment one who comes or goes.
+            if time.monotonic() > deadline:
+                raise _in_use(str(lock.parent), file)
+        time.sleep(_MOMENT)
+
+
+def _take(file: TextIO, kind: int) -> bool:
+    """Lock a file now or not at all; a lock of the other kind that this process had on it is lost.
+
+    So whoever takes both kinds in turn must look again who holds the file.
+    """
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _say(file: TextIO, holder: str) -> None:
+    file.truncate(0)
+    file.write(holder)
+    file.flush()
+
+
+def _said(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip()
+
+
+def _in_use(what: str, file: TextIO) -> ArtifactError:
+    return ArtifactError(
+        f"{what} is in use by {_said(file) or 'another process'}; wait for it, stop it, or choose "
+        "another --out."
+    )
 
 
 def _is_at(path: Path, file: TextIO) -> bool:
@@ -263,9 +345,10 @@ def _finish(aside: Path, own: os.stat_result, folder: Path, *, digest: str) -> N
         ) from error
 
 
-def _file_digests(folder: Path) -> dict[str, Json]:
-    return {
-        path.relative_to(folder).as_posix(): digest_file(path)
+def _file_digests(folder: Path, known: Mapping[str, str]) -> dict[str, Json]:
+    names = {
+        path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != TIMING and path.suffix != ".log"
     }
+    return {name: known.get(name) or digest_file(path) for name, path in names.items()}

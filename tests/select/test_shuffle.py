@@ -1,86 +1,90 @@
-"""Sorting on disk: the order is that of a sort in memory, and memory stays bounded."""
+"""The order of a selection's rows and the cuts of its shards."""
 
-from pathlib import Path
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cuvee.randomness import stream
-from cuvee.select.shuffle import SORT_COLUMNS, Buckets, pieces
+from cuvee.randomness import hash64, stream
+from cuvee.select.shuffle import order_rows, shard_ends
+from cuvee.select.take import TakenDocuments
 
 
-def _rows(n_rows: int, *, n_bytes: int = 20) -> pa.Table:
+def taken(n_documents: int = 200, n_phases: int = 1) -> TakenDocuments:
+    """Make up taken documents with 1 to 3 copies each."""
     rng = stream(0, "rows")
-    return pa.table(
-        {
-            "order": rng.integers(2**64, size=n_rows, dtype=np.uint64),
-            "key": np.arange(n_rows, dtype=np.uint64),
-            "copy": rng.integers(3, size=n_rows, dtype=np.int32),
-            "text": pa.array([f"{row:0{n_bytes}d}" for row in range(n_rows)], pa.large_string()),
-        }
+    copies = rng.integers(1, 4, n_documents)
+    return TakenDocuments(
+        shard=np.sort(rng.integers(0, 5, n_documents)),
+        row=np.arange(n_documents),
+        key=rng.integers(2**63, size=n_documents, dtype=np.uint64),
+        domain=rng.integers(0, 3, n_documents),
+        n_tokens=rng.integers(1, 50, n_documents),
+        n_bytes=rng.integers(1, 200, n_documents),
+        copies=copies,
+        phases=rng.integers(0, n_phases, copies.sum()),
+        first=np.cumsum(copies) - copies,
     )
 
 
-@pytest.mark.parametrize(("n_buckets", "buffer_bytes"), [(1, 10**9), (7, 500), (300, 5000)])
-def test_buckets_sort_like_memory(tmp_path: Path, n_buckets: int, buffer_bytes: int) -> None:
-    """Whatever the buckets and the buffer, all rows come back sorted."""
-    rows = _rows(1000)
-    buckets = Buckets(tmp_path / "b", n_buckets=n_buckets, buffer_bytes=buffer_bytes)
-    for start in range(0, 1000, 90):
-        buckets.add(rows.slice(start, 90))
-    found = pa.concat_tables(buckets.tables())
-    columns = [rows[name].to_numpy() for name in reversed(SORT_COLUMNS)]
-    assert found.equals(rows.take(pa.array(np.lexsort(columns))))
-    assert list((tmp_path / "b").iterdir()) == []
+def test_rows_are_ordered_by_phase_and_hash() -> None:
+    """Sorted by their places, copies have rising phases and, within one, rising hash values."""
+    documents = taken(n_phases=3)
+    order = order_rows(documents, n_phases=3, shard_bytes=1000, seed=4)
+    each = np.repeat(np.arange(200), documents.copies)
+    copy = np.concatenate([np.arange(n) for n in documents.copies])
+    value = hash64(4, "order", documents.key[each], part=copy.astype(np.uint64))
+    rows = np.argsort(order.place)
+    assert np.array_equal(order.place[rows], np.arange(len(rows)))
+    expected = sorted(zip(documents.phases.tolist(), value.tolist(), strict=True))
+    found = zip(documents.phases[rows].tolist(), value[rows].tolist(), strict=True)
+    assert list(found) == expected
 
 
-def test_equal_hash_values_are_ordered_by_key_and_copy(tmp_path: Path) -> None:
-    """Ties have a fixed order, so that bytes do not depend on how rows arrive."""
-    same = _rows(6).set_column(0, "order", pa.array(np.full(6, 2**63, dtype=np.uint64)))
-    buckets = Buckets(tmp_path / "b", n_buckets=3, buffer_bytes=1)
-    for row in (4, 2, 0, 5, 1, 3):
-        buckets.add(same.slice(row, 1))
-    assert pa.concat_tables(buckets.tables())["key"].to_pylist() == [0, 1, 2, 3, 4, 5]
+def test_shards_are_of_one_phase_each() -> None:
+    """A phase begins a shard of its own; a phase without rows has none."""
+    documents = taken(n_phases=3)
+    phases = np.where(documents.phases == 1, 2, documents.phases)
+    order = order_rows(replace(documents, phases=phases), n_phases=3, shard_bytes=1000, seed=4)
+    first, second, third, last = order.first_shards
+    assert 0 == first < second == third < last == len(order.ends)
+    assert order.ends[second - 1] == (phases == 0).sum()
+    assert order.ends[-1] == len(phases)
 
 
-def test_memory_holds_the_buffer_or_one_bucket(tmp_path: Path) -> None:
-    """Arrow's allocations stay a small multiple of a bucket while 8 MB pass through."""
-    rows = _rows(8000, n_bytes=1000)
-    before = pa.default_memory_pool()
-    watched = pa.proxy_memory_pool(before)
-    pa.set_memory_pool(watched)
-    try:
-        buckets = Buckets(tmp_path / "b", n_buckets=64, buffer_bytes=128 << 10)
-        for start in range(0, 8000, 50):
-            buckets.add(rows.slice(start, 50).take(pa.array(np.arange(50))))
-        n_rows = sum(table.num_rows for table in buckets.tables())
-    finally:
-        pa.set_memory_pool(before)
-    assert n_rows == 8000
-    assert watched.max_memory() < 1 << 20
+def test_equal_hash_values_are_ordered_by_key_and_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ties have a fixed order, so that bytes do not depend on the pool's files."""
+    monkeypatch.setattr(
+        "cuvee.select.shuffle.hash64", lambda *_, part: np.zeros(len(part), dtype=np.uint64)
+    )
+    documents = taken(20)
+    order = order_rows(documents, n_phases=1, shard_bytes=1000, seed=1)
+    rows = np.argsort(order.place)
+    each = np.repeat(np.arange(20), documents.copies)
+    copy = np.arange(len(each)) - documents.first[each]
+    pairs = list(zip(documents.key[each][rows].tolist(), copy[rows].tolist(), strict=True))
+    assert pairs == sorted(pairs)
 
 
-@pytest.mark.parametrize("step", [1, 3, 50])
-def test_shards_are_cut_by_rows_not_by_arrival(step: int) -> None:
-    """A shard ends after the row that brings it to the limit."""
-    rows = _rows(50)
-    parts = pieces((rows.slice(i, step) for i in range(0, 50, step)), limit=190, first=4)
-    sizes: dict[int, int] = {}
-    for number, part in parts:
-        sizes[number] = sizes.get(number, 0) + part.num_rows
-    assert sizes == {4: 10, 5: 10, 6: 10, 7: 10, 8: 10}
+@given(st.lists(st.integers(0, 30)), st.integers(1, 50))
+def test_a_shard_ends_with_the_row_that_fills_it(n_bytes: list[int], limit: int) -> None:
+    """Every shard but the last reaches the limit, and none did so before its last row."""
+    ends = [0, *shard_ends(np.array(n_bytes, dtype=np.int64), limit=limit).tolist()]
+    assert ends[-1] == len(n_bytes)
+    for number, (start, end) in enumerate(pairwise(ends), start=2):
+        assert sum(n_bytes[start : end - 1]) < limit
+        if number < len(ends):
+            assert sum(n_bytes[start:end]) >= limit
 
 
-def test_a_long_row_fills_a_shard_alone() -> None:
-    """Rows longer than the limit are written whole."""
-    table = pa.table({"text": pa.array(["x" * 5, "y" * 100, "z", "z"], pa.large_string())})
-    found = [(number, part.num_rows) for number, part in pieces([table], limit=10, first=0)]
-    assert found == [(0, 2), (1, 2)]
-
-
-def test_empty_tables_leave_the_count_alone() -> None:
-    """An empty bucket between two others does not start a shard."""
-    table = pa.table({"text": pa.array(["abc"], pa.large_string())})
-    found = list(pieces([table, table.slice(1), table, table], limit=6, first=0))
-    assert [number for number, _ in found] == [0, 0, 1]
+def test_a_part_of_the_documents_keeps_their_copies() -> None:
+    """Two parts together are the whole, with first copies counted anew."""
+    documents = taken(n_phases=3)
+    one, two = documents.part(0, 77), documents.part(77, 200)
+    assert np.array_equal(np.concatenate([one.phases, two.phases]), documents.phases)
+    assert np.array_equal(np.concatenate([one.key, two.key]), documents.key)
+    assert two.first[0] == 0
+    assert np.array_equal(two.first + documents.first[77], documents.first[77:])

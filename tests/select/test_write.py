@@ -19,7 +19,8 @@ from cuvee.errors import ArtifactError, DataError
 from cuvee.policy.mixture import Mixture, Phase
 from cuvee.randomness import document_keys, stream
 from cuvee.select.budget import SelectConfig, SelectionPlan, plan
-from cuvee.select.write import Selection, SelectionSource, write_selection
+from cuvee.select.shard_tasks import Progress, write_shard
+from cuvee.select.write import Selection, SelectionSource, silent, write_selection
 from cuvee.tables.statistics import PoolStatistics
 
 DOMAINS = ("books", "code", "web")
@@ -290,6 +291,86 @@ def test_made_again_the_bytes_are_the_same(pool: Pool, tmp_path: Path) -> None:
         assert (tmp_path / "s" / name).read_bytes() == (tmp_path / "t" / name).read_bytes()
     _select(pool, tmp_path / "u", (0.2, 0.5, 0.3), 3000, seed=2)
     assert _written(tmp_path / "u") != _written(tmp_path / "s")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_workers_write_the_same_bytes(pool: Pool, tmp_path: Path) -> None:
+    """Two processes leave what one leaves, lineage and manifest included, and nothing else."""
+    for name, workers in (("s", 0), ("t", 2)):
+        mixture, planned = pool.plan((0.2, 0.5, 0.3), 6000)
+        folder, source = tmp_path / name, pool.source
+        write_selection(
+            folder, mixture, planned, source=source, settings=SETTINGS, seed=1, workers=workers
+        )
+    assert _contents(tmp_path / "s") == _contents(tmp_path / "t")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pool", "s", "t", "tokens"]
+
+
+def test_a_stopped_selection_goes_on(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read is not read again, the bytes are the same; other seeds share nothing."""
+
+    def stop(step: str, done: int, total: int) -> None:
+        if (step, done) == ("write", 2):
+            raise KeyboardInterrupt
+
+    mixture, planned = pool.plan((0.2, 0.5, 0.3), 6000)
+
+    def write(name: str, seed: int, progress: Progress) -> None:
+        write_selection(
+            tmp_path / name,
+            mixture,
+            planned,
+            source=pool.source,
+            settings=SETTINGS,
+            seed=seed,
+            on_progress=progress,
+        )
+
+    for seed in (1, 2):
+        write(f"whole-{seed}", seed, silent)
+        with pytest.raises(KeyboardInterrupt):
+            write("s", seed, stop)
+        assert not (tmp_path / "s").exists()
+    for path in (tmp_path / "pool").iterdir():
+        path.write_bytes(b"x" * path.stat().st_size)  # whoever read it now would find out
+    monkeypatch.setattr("os.link", _refuse)
+    write("s", 1, silent)
+    assert _contents(tmp_path / "s") == _contents(tmp_path / "whole-1")
+    assert not (tmp_path / "s.pieces").exists()
+
+
+def _refuse(*_: object) -> None:
+    """Act as a file system without hard links."""
+    raise OSError("no links here")
+
+
+def test_missing_rows_are_found_by_who_writes(pool: Pool, tmp_path: Path) -> None:
+    """A shard's task counts its rows: here one of the two files it gathers from is left out."""
+    mixture, planned = pool.plan((0.2, 0.5, 0.3), 6000)
+
+    def stop(step: str, done: int, total: int) -> None:
+        if step == "write":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_selection(
+            tmp_path / "s",
+            mixture,
+            planned,
+            source=pool.source,
+            settings=SETTINGS,
+            seed=1,
+            on_progress=stop,
+        )
+    (folder,) = (tmp_path / "s.pieces").iterdir()
+    spec = {"folder": str(folder), "n_scattered": 1, "domains": DOMAINS, "settings": {}}
+    with pytest.raises(ArtifactError, match=r"rows of shard 1\. Delete it and run the same"):
+        write_shard(spec, folder / "shards" / "00001")
 
 
 def test_domains_are_spread_over_the_whole_selection(pool: Pool, tmp_path: Path) -> None:

@@ -78,13 +78,61 @@ def _train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print tokens, FLOPs and a time estimate.")
     ] = False,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare",
+            help="Do what comes before the runs (label, design, learning rate), for --part.",
+        ),
+    ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            help="K/N: train the K-th of N equal parts of the runs that --prepare has planned; "
+            "other commands may train the other parts meanwhile. `cuvee run` goes on from there.",
+        ),
+    ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
+    if dry_run + prepare + (part is not None) > 1:
+        raise ConfigError("--dry-run, --prepare and --part are three commands; give one of them.")
+    given = tuple(settings or ())
     if dry_run:
         chosen = method_named(method)
         job = Job(out=out_folder(out, config), workers=n_workers(workers))
-        plan = chosen.dry_run(chosen.load(config, tuple(settings or ())), job)
+        plan = chosen.dry_run(chosen.load(config, given), job)
         typer.echo(chosen.describe_plan(plan))
         return
-    _command("train")(config, out, settings, workers, executor, method, quiet, verbose)
+    with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
+        job = Job(out=out_folder(out, config), workers=n_hands, progress=progress)
+        if not prepare and part is None:
+            run_step("train", config, job, method=method, settings=given)
+            return
+        said = _divided(config, job, method=method, settings=given, part=part)
+    typer.echo(said)
+
+
+def _divided(
+    config: Path, job: Job, *, method: str, settings: tuple[str, ...], part: str | None
+) -> str:
+    """Prepare a sweep, or train a part of it; return what to tell of it."""
+    # Imported on demand: it brings torch.
+    from cuvee.methods import parts
+
+    loaded = method_named(method).load(config, settings)
+    if part is not None:
+        own = parts.train_part(loaded, job, parts.Part.parse(part))
+        plan = parts.read_plan(job)
+        return (
+            f"part {part}: {len(own)} runs, finished; of all {len(plan.runs)} planned runs "
+            f"{parts.n_finished(plan, job)} are finished"
+        )
+    with artifacts.locked(job.out):
+        plan = parts.prepare(method, loaded, job)
+    return (
+        f"{len(plan.runs)} runs are planned in {job.folder(parts.PLAN)}. Train them by `cuvee "
+        f"train --part K/N` with every K from 1 to N, at once or not, on machines that see "
+        f"{job.out}; `cuvee run {method}` then goes on."
+    )

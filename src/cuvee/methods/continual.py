@@ -37,6 +37,7 @@ from cuvee.methods.planning import Part
 from cuvee.methods.pool import Prepared, open_prepared, prepare
 from cuvee.methods.presets import CONTINUAL_DEFAULT
 from cuvee.proxy.machine import choose_device
+from cuvee.proxy.spec import TrainingSpec
 from cuvee.report.content import MixtureSection, ReportContent
 from cuvee.tables.design import Design
 
@@ -85,16 +86,22 @@ def train(settings: ContinualConfig, job: Job) -> None:
     """Train the base model, where none is given, and continue it on every share."""
     prepared = open_stores(settings, job)
     with job.stage("train"):
-        base = base_checkpoint(settings, job, prepared)
-        specs = {
-            f"{share_name(share)}-seed{number}": continued(
-                settings, job, prepared, base, share=share, name=f"{share}-seed{number}"
-            )
-            for number in range(settings.n_seeds)
-            for share in settings.shares
-        }
+        specs = planned(settings, job)
         runs = measure.measure(job, "continue", specs, job.folder("sweep"), prepared)
         measure.write_measured(job, runs, seed=settings.seed, sweep=job.folder("sweep"))
+
+
+def planned(settings: ContinualConfig, job: Job) -> dict[str, TrainingSpec]:
+    """Describe the continued runs; the base model is trained, where none is given."""
+    prepared = open_stores(settings, job)
+    base = base_checkpoint(settings, job, prepared)
+    return {
+        f"{share_name(share)}-seed{number}": continued(
+            settings, job, prepared, base, share=share, name=f"{share}-seed{number}"
+        )
+        for number in range(settings.n_seeds)
+        for share in settings.shares
+    }
 
 
 def open_stores(settings: ContinualConfig, job: Job) -> Prepared:

@@ -134,10 +134,19 @@ class CurveStudy:
             stage: What the progress bar calls it.
             sweep: Folder of the runs.
         """
+        specs = self._trainable(made, sweep)
+        return measure.measure(self.job, stage, specs, sweep, self.prepared)
+
+    def planned(self) -> dict[str, TrainingSpec]:
+        """Describe the runs to begin with, as they are known before any is measured."""
+        return self._trainable(first_vectors(self.job), self.job.folder("sweep"))
+
+    def _trainable(self, made: Vectors, sweep: Path) -> dict[str, TrainingSpec]:
+        """Describe every run of a design; one that samples too little is recorded at once."""
         specs = self.specs(made)
         for run_id, why in record_untrainable(specs, sweep).items():
             logger.warning("%s is not trained, and left out of every fit: %s", run_id, why)
-        return measure.measure(self.job, stage, specs, sweep, self.prepared)
+        return specs
 
     def measure_in_rounds(self, start: Vectors) -> tuple[Vectors, Runs]:
         """Train the start, then batch after batch where the best is expected.

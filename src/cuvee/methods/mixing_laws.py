@@ -138,16 +138,22 @@ def train(settings: MixingLawsConfig, job: Job) -> None:
     """Train a proxy of every size on each mixture of the design."""
     prepared = open_stores(settings, job)
     with job.stage("train"):
-        specs = {
-            f"{run_id}-{size}": spec
-            for size in reversed(settings.sizes)
-            for run_id, spec in size_specs(settings, job, prepared, size).items()
-        }
+        specs = planned(settings, job)
         runs = measure.measure(job, "train proxies", specs, job.folder("sweep"), prepared)
         largest = studies.of_size(runs, settings.sizes, settings.sizes[-1])
         measure.write_measured(
             job, largest, seed=settings.seed, sweep=job.folder("sweep"), ids=tuple(specs)
         )
+
+
+def planned(settings: MixingLawsConfig, job: Job) -> dict[str, TrainingSpec]:
+    """Describe the runs of all sizes, the largest first; the learning rate is calibrated."""
+    prepared = open_stores(settings, job)
+    return {
+        f"{run_id}-{size}": spec
+        for size in reversed(settings.sizes)
+        for run_id, spec in size_specs(settings, job, prepared, size).items()
+    }
 
 
 def fit(settings: MixingLawsConfig, job: Job) -> None:

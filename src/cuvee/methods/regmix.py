@@ -187,9 +187,24 @@ def train(settings: RegMixConfig, job: Job) -> None:
                 seed=settings.seed,
             )
         else:
-            specs = sweep_specs(settings, job, prepared, chain_files.read_made_design(job))
+            specs = planned(settings, job)
             runs = measure.measure(job, "train proxies", specs, job.folder("sweep"), prepared)
         measure.write_measured(job, runs, seed=settings.seed, sweep=job.folder("sweep"))
+
+
+def planned(settings: RegMixConfig, job: Job) -> dict[str, TrainingSpec]:
+    """Describe the sweep's runs; with `runs: auto` those chosen so far, with `reuse` the new ones.
+
+    The learning rate is calibrated.
+    """
+    prepared, made = open_stores(settings, job), chain_files.read_made_design(job)
+    if settings.reuse is None:
+        return sweep_specs(settings, job, prepared, made)
+    proxy = replace(settings.proxy, learning_rate=reusing.read_reused(job).learning_rate)
+    missing = reusing.to_train(made, prepared)
+    if missing is None:
+        return {}
+    return sweep_specs(replace(settings, proxy=proxy), job, prepared, missing)
 
 
 def fit(settings: RegMixConfig, job: Job) -> None:
@@ -327,17 +342,14 @@ def _design_reuse(settings: RegMixConfig, job: Job, prepared: Prepared, origin: 
 
 def _train_reuse(settings: RegMixConfig, job: Job, prepared: Prepared) -> None:
     """Train what the earlier run did not measure, at its learning rate."""
-    reused, sweep = reusing.read_reused(job), job.folder("sweep")
-    proxy = replace(settings.proxy, learning_rate=reused.learning_rate)
-    missing, measured = reusing.to_train(chain_files.read_made_design(job), prepared), None
-    if missing is not None:
-        specs = sweep_specs(replace(settings, proxy=proxy), job, prepared, missing)
+    specs, sweep, measured = planned(settings, job), job.folder("sweep"), None
+    if specs:
         measured = measure.measure(job, "train proxies", specs, sweep, prepared)
     measure.write_measured(
         job,
-        reusing.join(reused.runs, measured),
+        reusing.join(reusing.read_reused(job).runs, measured),
         seed=settings.seed,
         sweep=sweep,
-        ids=missing.run_ids if missing else (),
+        ids=tuple(specs),
         inputs={"design": artifacts.digest_of(job.folder("design"))},
     )

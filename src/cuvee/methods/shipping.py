@@ -42,10 +42,8 @@ def select(
     Raises:
         InfeasibleError: A domain would be repeated too often.
     """
-    folder = job.folder("selection")
-    if artifacts.is_done(folder):
+    if artifacts.is_done(job.folder("selection")):
         return
-    job.progress("select", 0, 1, "")
     planned = plan(mixture, prepared.statistics, n_tokens=n_tokens, max_epochs=max_epochs)
     source = _source(
         job,
@@ -55,8 +53,7 @@ def select(
             "tokens": artifacts.digest_of(job.folder("tokens")),
         },
     )
-    write_selection(folder, mixture, planned, source=source, settings=settings, seed=seed)
-    job.progress("select", 1, 1, "")
+    _write(job, mixture, planned, source=source, settings=settings, seed=seed)
 
 
 def select_copies(
@@ -80,15 +77,13 @@ def select_copies(
         inputs: Digests of what they follow from, by name.
         seed: The command's seed.
     """
-    folder = job.folder("selection")
-    if artifacts.is_done(folder):
+    if artifacts.is_done(job.folder("selection")):
         return
-    job.progress("select", 0, 1, "")
     store = prepared.store
     sums = np.bincount(store.domain, weights=copies * store.n_tokens, minlength=len(store.domains))
     planned = sums.astype(np.int64)
-    write_selection(
-        folder,
+    _write(
+        job,
         Mixture.flat(store.domains, normalise(sums)),
         SelectionPlan(
             domains=store.domains,
@@ -96,13 +91,33 @@ def select_copies(
             planned_tokens=planned,
             pool_tokens=prepared.statistics.n_tokens,
             phase_tokens=planned[None, :],
+            copies=copies,
         ),
         source=_source(job, pool, inputs),
         settings=settings,
         seed=seed,
-        copies=copies,
     )
-    job.progress("select", 1, 1, "")
+
+
+def _write(
+    job: Job,
+    mixture: Mixture,
+    planned: SelectionPlan,
+    *,
+    source: SelectionSource,
+    settings: SelectConfig,
+    seed: int,
+) -> None:
+    write_selection(
+        job.folder("selection"),
+        mixture,
+        planned,
+        source=source,
+        settings=settings,
+        seed=seed,
+        workers=job.workers,
+        on_progress=lambda step, done, total: job.progress(f"select: {step}", done, total, ""),
+    )
 
 
 def _source(job: Job, pool: PoolConfig, inputs: Mapping[str, str]) -> SelectionSource:

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cuvee.artifacts import Json
 from cuvee.errors import ConfigError
 from cuvee.methods.job import Job
+
+if TYPE_CHECKING:  # it brings torch
+    from cuvee.proxy.spec import TrainingSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +30,9 @@ class Method:
     """The result as JSON."""
     describe: Callable[[Any, Job], str]
     """The result for people."""
+    planned: "Callable[[Any, Job], Mapping[str, TrainingSpec]] | None" = None
+    """The sweep's runs by id, as far as they are known before any is measured; what they need, such
+    as a learning rate, is made. None where there is no sweep."""
 
 
 def _regmix() -> Method:
@@ -41,6 +47,7 @@ def _regmix() -> Method:
         describe_plan=planning.describe,
         summary=regmix.summary,
         describe=regmix.describe,
+        planned=regmix.planned,
     )
 
 
@@ -55,6 +62,7 @@ def _mixing_laws() -> Method:
         describe_plan=planning.describe,
         summary=chain.summary,
         describe=mixing_laws.describe,
+        planned=mixing_laws.planned,
     )
 
 
@@ -69,6 +77,7 @@ def _continual() -> Method:
         describe_plan=planning.describe,
         summary=continual.summary,
         describe=continual.describe,
+        planned=continual.planned,
     )
 
 
@@ -83,6 +92,7 @@ def _quadmix() -> Method:
         describe_plan=planning.describe,
         summary=quadmix_report.summary,
         describe=quadmix_report.describe,
+        planned=lambda settings, job: quadmix.study(settings, job).planned(),
     )
 
 

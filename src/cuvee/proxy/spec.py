@@ -67,11 +67,14 @@ class TrainingSpec:
     """A safetensors file of a model of this size to begin with; None for random weights."""
 
 
+PATHS = ("pool", "targets", "quality", "copies", "base")
+"""Fields that name files and folders."""
+
+
 def portable_spec(run: TrainingSpec) -> dict[str, Json]:
     """Return a spec as JSON without paths; the manifest names the digests of what lies there."""
     plain = config.dump(run)
-    paths = ("pool", "targets", "quality", "copies", "base")
-    return {name: value for name, value in plain.items() if name not in paths}
+    return {name: value for name, value in plain.items() if name not in PATHS}
 
 
 def possible_step(step: Step, *, device: str, context: int) -> Step:

@@ -25,7 +25,7 @@ class SelectConfig:
     n_tokens: int | None = None
     """Tokens to write; None is the target token budget."""
     shard_bytes: int = 64 << 20
-    """UTF-8 bytes of text a shard; about four times as much is held in memory."""
+    """UTF-8 bytes of text a shard; each worker holds about four times as much in memory."""
     compression: Literal["zstd", "snappy", "gzip", "none"] = "zstd"
     """Of the Parquet shards."""
 
@@ -52,6 +52,9 @@ class SelectionPlan:
     """(n_domains,) tokens on the training side of the given pool."""
     phase_tokens: IntArray
     """(n_phases, n_domains) the planned tokens by phase of the mixture."""
+    copies: IntArray | None = None
+    """(n_documents,) of all documents, in the order of the token store, where a policy has drawn
+    them; None takes whole documents in hash order up to the planned tokens."""
 
     @property
     def epochs(self) -> FloatArray:

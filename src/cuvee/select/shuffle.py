@@ -1,120 +1,80 @@
-"""Put more rows than memory holds into the order of their hash values."""
+"""The order of a selection's rows, and where its shards are cut: known before any text is read."""
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from cuvee.arrays import IntArray, KeyArray
-
-SORT_COLUMNS = ("order", "key", "copy")
-"""uint64 uniform hash value, then what decides between equal ones."""
+from cuvee.arrays import IntArray
+from cuvee.randomness import hash64
+from cuvee.select.take import TakenDocuments
 
 
-class Buckets:
-    """Rows waiting on disk in buckets of consecutive hash values, to be sorted one at a time.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowOrder:
+    """Which row of which shard every copy becomes."""
 
-    Buckets follow each other in order, so sorting each inside sorts all. Memory holds a buffer
-    while rows are added and one bucket while they are taken out; the disk holds every row once.
-    """
-
-    def __init__(self, folder: Path, *, n_buckets: int, buffer_bytes: int) -> None:
-        """Start empty.
-
-        Args:
-            folder: Where the buckets' files go; made here, the caller removes it.
-            n_buckets: Number of equal ranges of the hash.
-            buffer_bytes: Rows are written to their buckets when this much is waiting.
-        """
-        folder.mkdir()
-        self._folder = folder
-        self._n_buckets = n_buckets
-        self._buffer_bytes = buffer_bytes
-        self._waiting: list[pa.Table] = []
-        self._waiting_bytes = 0
-
-    def add(self, table: pa.Table) -> None:
-        """Add rows; the table has the columns of `SORT_COLUMNS` and any others."""
-        self._waiting.append(table)
-        self._waiting_bytes += table.nbytes
-        if self._waiting_bytes >= self._buffer_bytes:
-            self._flush()
-
-    def tables(self) -> Iterator[pa.Table]:
-        """Yield all rows in order, one table a bucket; nothing may be added afterwards."""
-        self._flush()
-        for number in range(self._n_buckets):
-            path = self._path(number)
-            if path.exists():
-                yield _sorted(_read(path))
-                path.unlink()
-
-    def _flush(self) -> None:
-        """Append the waiting rows to their buckets' files, each time as one more Arrow stream."""
-        if not self._waiting:
-            return
-        table = pa.concat_tables(self._waiting)
-        self._waiting, self._waiting_bytes = [], 0
-        bucket = _bucket(table["order"].to_numpy(), self._n_buckets)
-        rows = np.argsort(bucket, kind="stable")
-        ends = np.cumsum(np.bincount(bucket, minlength=self._n_buckets))
-        for number in np.unique(bucket):
-            start = ends[number - 1] if number else 0
-            part = table.take(pa.array(rows[start : ends[number]]))
-            with (
-                self._path(int(number)).open("ab") as file,
-                pa.ipc.new_stream(file, table.schema) as writer,
-            ):
-                writer.write_table(part)
-
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number:08d}.arrows"
+    place: IntArray
+    """(n_copies,) row of the selection, documents in order and copies counted up."""
+    ends: IntArray
+    """(n_shards,) row after the last one of each shard."""
+    first_shards: tuple[int, ...]
+    """(n_phases + 1,) first shard of each phase; last, the number of shards."""
 
 
-def pieces(tables: Iterable[pa.Table], *, limit: int, first: int) -> Iterator[tuple[int, pa.Table]]:
-    """Cut a run of rows into shards of about equal text.
+def order_rows(
+    documents: TakenDocuments, *, n_phases: int, shard_bytes: int, seed: int
+) -> RowOrder:
+    """Put the copies of each phase in the order of their hash values, and cut them into shards.
 
-    A shard ends after the row that brings it to the limit, so the cuts depend on the rows alone and
-    not on the tables they arrive in.
+    Equal hash values are ordered by key and copy, so that neither the files of the pool nor their
+    order matter. A shard holds rows of one phase.
 
     Args:
-        tables: Rows with a ``text`` column of type large_string.
-        limit: UTF-8 bytes of text that complete a shard.
-        first: Number of the first shard.
-
-    Yields:
-        Number of the shard and some of its rows; the parts of a shard follow each other.
+        documents: The documents taken.
+        n_phases: Phases of the mixture; they follow each other.
+        shard_bytes: UTF-8 bytes of text that complete a shard.
+        seed: The run's seed.
     """
-    number, filled = first, 0
-    for table in tables:
-        reached = np.cumsum(pc.binary_length(table["text"]).to_numpy().astype(np.int64))
-        start, passed = 0, -filled
-        while (row := int(np.searchsorted(reached, passed + limit))) < len(reached):
-            yield number, table.slice(start, row + 1 - start)
-            number, start, passed = number + 1, row + 1, int(reached[row])
-        if start < len(reached):
-            yield number, table.slice(start)
-        filled = int(reached[-1]) - passed if len(reached) else filled
+    each = np.repeat(np.arange(len(documents.copies)), documents.copies)
+    copy = np.arange(len(each)) - documents.first[each]
+    key = documents.key[each]
+    order = hash64(seed, "order", key, part=copy.astype(np.uint64))
+    rows = np.lexsort((copy, key, order, documents.phases))
+    place = np.empty(len(rows), dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    n_bytes = documents.n_bytes[each[rows]]
+    bounds = np.searchsorted(documents.phases[rows], np.arange(n_phases + 1))
+    ends: list[int] = []
+    first_shards = [0]
+    for start, end in pairwise(bounds.tolist()):
+        ends += (start + shard_ends(n_bytes[start:end], limit=shard_bytes)).tolist()
+        first_shards.append(len(ends))
+    return RowOrder(
+        place=place, ends=np.array(ends, dtype=np.int64), first_shards=tuple(first_shards)
+    )
 
 
-def _bucket(order: KeyArray, n_buckets: int) -> IntArray:
-    """Return floor(order * n / 2^64) by its upper half, which is exact for n < 2^32."""
-    upper = order >> np.uint64(32)
-    return ((upper * np.uint64(n_buckets)) >> np.uint64(32)).astype(np.int64)
+def shard_ends(n_bytes: IntArray, *, limit: int) -> IntArray:
+    """Cut rows into shards of about equal text: one ends after the row that brings it to the limit.
 
+    Args:
+        n_bytes: (n_rows,) UTF-8 bytes of text.
+        limit: Bytes that complete a shard.
 
-def _read(path: Path) -> pa.Table:
-    tables = []
-    size = path.stat().st_size
-    with pa.OSFile(str(path)) as file:
-        while file.tell() < size:
-            with pa.ipc.open_stream(file) as reader:
-                tables.append(reader.read_all())
-    return pa.concat_tables(tables)
+    Returns:
+        (n_shards,) row after the last one of each shard.
 
-
-def _sorted(table: pa.Table) -> pa.Table:
-    order, key, copy = (table[name].to_numpy() for name in SORT_COLUMNS)
-    return table.take(pa.array(np.lexsort((copy, key, order))))
+    Example:
+        >>> shard_ends(np.array([3, 4, 5, 20, 1, 1]), limit=7).tolist()
+        [2, 4, 6]
+    """
+    reached = np.cumsum(n_bytes)
+    ends: list[int] = []
+    passed = 0
+    while (row := int(np.searchsorted(reached, passed + limit))) < len(reached):
+        ends.append(row + 1)
+        passed = int(reached[row])
+    if len(reached) > (ends[-1] if ends else 0):
+        ends.append(len(reached))
+    return np.array(ends, dtype=np.int64)

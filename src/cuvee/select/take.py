@@ -1,8 +1,9 @@
 """Decide which documents a selection holds, how often, and in which phase."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +42,25 @@ class TakenDocuments:
     """(sum of copies,) phase of each copy, documents in order and copies counted up."""
     first: IntArray
     """(n_documents,) position of each document's first copy in ``phases``."""
+
+    def part(self, low: int, high: int) -> Self:
+        """Return the documents from ``low`` to before ``high``."""
+        own = slice(low, high)
+        copies = self.copies[own]
+        first = np.cumsum(copies) - copies
+        start = int(self.first[low]) if high > low else 0
+        return replace(
+            self,
+            shard=self.shard[own],
+            row=self.row[own],
+            key=self.key[own],
+            domain=self.domain[own],
+            n_tokens=self.n_tokens[own],
+            n_bytes=self.n_bytes[own],
+            copies=copies,
+            phases=self.phases[start : start + int(copies.sum())],
+            first=first,
+        )
 
 
 def take(

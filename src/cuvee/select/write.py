@@ -1,50 +1,32 @@
 """Write a selection: shuffled shards of text, where each document came from, and what was met.
 
-The text is read again from the pool's own shards, checked against what was tokenised, and passes
-through buckets on disk, so memory grows with the shard size and with some tens of bytes a document
-of the pool, not with its text.
+Which copies there are, their order and their shards are decided here, by lengths and hashes alone,
+which takes about a hundred bytes a document of memory. The text is read again from the pool's own
+shards, checked against what was tokenised, and written by tasks (`shard_tasks`).
 """
 
-import math
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Self, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cuvee import artifacts, config
 from cuvee.arrays import FloatArray, IntArray
 from cuvee.artifacts import Json
 from cuvee.corpus.pool import PoolConfig, list_shards
 from cuvee.policy.mixture import Mixture
-from cuvee.randomness import hash64
 from cuvee.select.budget import SelectConfig, SelectionPlan
-from cuvee.select.reread import FoundDocuments, reread
-from cuvee.select.shuffle import Buckets, pieces
+from cuvee.select.lineage import LINEAGE, read_lineages, write_lineage
+from cuvee.select.shard_tasks import SHARD, MadeShards, Progress, ShardRequest, make_shards
+from cuvee.select.shuffle import order_rows
 from cuvee.select.take import TakenDocuments, take, take_copies
 
 MIXTURE = "mixture.json"
-LINEAGE = "lineage.parquet"
 UNITS = "share of tokens"
-SHARD_SCHEMA = pa.schema(
-    {"id": pa.string(), "text": pa.string(), "domain": pa.string(), "copy": pa.int32()}
-)
-LINEAGE_SCHEMA = pa.schema(
-    {
-        "key": pa.uint64(),
-        "id": pa.string(),
-        "shard": pa.string(),
-        "row": pa.int64(),
-        "copies": pa.int32(),
-    }
-)
-_LINEAGE_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +111,10 @@ class Selection:
         )
 
 
+def silent(step: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
 def write_selection(
     folder: Path,
     mixture: Mixture,
@@ -137,7 +123,8 @@ def write_selection(
     source: SelectionSource,
     settings: SelectConfig,
     seed: int,
-    copies: IntArray | None = None,
+    workers: int = 0,
+    on_progress: Progress = silent,
 ) -> Selection:
     """Write the documents of a mixture as shuffled Parquet shards.
 
@@ -145,17 +132,18 @@ def write_selection(
     that neither the files of the pool nor their order matter; ``lineage.parquet`` says where each
     document came from; ``mixture.json`` what was planned and what was met. Shards of several phases
     follow each other. Only documents on the training side are taken. Bytes are the same when made
-    again.
+    again, with any number of workers.
 
     Args:
-        folder: Appears complete or not at all.
+        folder: Appears complete or not at all; until then what tasks have made stands in
+            ``<folder>.pieces``, from where a stopped call goes on.
         mixture: What the plan was made of.
         plan: Tokens per domain; its domains are those of the token store, in the same order.
         source: The pool and its token store.
         settings: Shard size and compression.
         seed: The run's seed.
-        copies: (n_documents,) of all documents, in the order of the token store, where a policy has
-            drawn them; None takes whole documents in hash order up to the plan's tokens.
+        workers: Processes that read the pool and write shards; 0 works in this one.
+        on_progress: Told of every task done.
 
     Returns:
         What was met.
@@ -164,144 +152,64 @@ def write_selection(
         ArtifactError: The folder is finished already, or the token store is of another pool.
         DataError: A shard changed since it was tokenised.
     """
-    shards = list_shards(source.pool)
-    if copies is None:
-        documents = take(shards, source.tokens, plan, seed=seed)
-    else:
-        documents = take_copies(shards, source.tokens, copies)
+    request = _request(plan, source, settings, seed)
     described: Json = {
         "select": config.dump(settings),
         "mixture": mixture.to_json(),
         "n_tokens": plan.n_tokens,
     }
+    waiting, known = folder.with_name(folder.name + ".pieces"), dict[str, str]()
     with artifacts.writing(
-        folder, stage="select", settings=described, seed=seed, inputs=source.inputs
+        folder, stage="select", settings=described, seed=seed, inputs=source.inputs, known=known
     ) as aside:
-        waiting = aside / "waiting"
-        waiting.mkdir()
-        phases = _buckets(documents, plan, waiting, settings)
-        found = reread(shards, documents, source.pool)
-        lineage = _distribute(found, documents, phases, plan, settings, seed)
-        _write_lineage(aside / LINEAGE, lineage)
-        ends = [0]
-        for buckets in phases:
-            ends.append(_write_shards(buckets.tables(), aside, settings, first=ends[-1]))
-        shutil.rmtree(waiting)
-        selection = _summarise(documents, mixture, plan, n_shards=ends[-1])
-        artifacts.write_json(aside / MIXTURE, _describe(selection, mixture, source, ends, seed))
+        pieces = waiting / request.digest()[:16]
+        made = make_shards(request, pieces, workers=workers, on_progress=on_progress)
+        known |= _place(made, aside)
+        write_lineage(aside / LINEAGE, read_lineages(made.lineages))
+        selection = _summarise(request.documents, mixture, plan, n_shards=len(made.shards))
+        about = _describe(selection, mixture, source, request.order.first_shards, seed)
+        artifacts.write_json(aside / MIXTURE, about)
+    shutil.rmtree(waiting)
     return selection
 
 
-def _buckets(
-    documents: TakenDocuments, plan: SelectionPlan, folder: Path, settings: SelectConfig
-) -> list[Buckets]:
-    n_phases = len(plan.phase_tokens)
-    n_bytes = np.bincount(
-        documents.phases,
-        weights=np.repeat(documents.n_bytes, documents.copies),
-        minlength=n_phases,
+def _request(
+    plan: SelectionPlan, source: SelectionSource, settings: SelectConfig, seed: int
+) -> ShardRequest:
+    """Decide what is written, and where."""
+    shards = list_shards(source.pool)
+    if plan.copies is None:
+        documents = take(shards, source.tokens, plan, seed=seed)
+    else:
+        documents = take_copies(shards, source.tokens, plan.copies)
+    order = order_rows(
+        documents,
+        n_phases=len(plan.phase_tokens),
+        shard_bytes=settings.shard_bytes,
+        seed=seed,
     )
-    return [
-        Buckets(
-            folder / f"phase-{phase}",
-            n_buckets=max(1, math.ceil(n_bytes[phase] / settings.shard_bytes)),
-            buffer_bytes=settings.shard_bytes,
-        )
-        for phase in range(n_phases)
-    ]
-
-
-def _copies(
-    found: FoundDocuments,
-    documents: TakenDocuments,
-    domains: tuple[str, ...],
-    *,
-    seed: int,
-    limit: int,
-) -> Iterator[tuple[IntArray, pa.Table]]:
-    """Yield rows to be written, one a copy, with their phases, in tables of bounded text."""
-    times = documents.copies[found.place]
-    each = np.repeat(np.arange(len(times)), times)
-    copy = np.arange(len(each)) - np.repeat(np.cumsum(times) - times, times)
-    full = np.flatnonzero(np.diff(np.cumsum(found.n_bytes[each]) // limit)) + 1
-    ids = pa.array(found.ids, pa.large_string())
-    for part, number in zip(np.split(each, full), np.split(copy, full), strict=True):
-        place = found.place[part]
-        keys = documents.key[place]
-        table = pa.table(
-            {
-                "order": hash64(seed, "order", keys, part=number.astype(np.uint64)),
-                "key": keys,
-                "copy": number.astype(np.int32),
-                "id": ids.take(pa.array(part)),
-                "text": found.text.take(pa.array(part)),
-                "domain": pa.array([domains[index] for index in documents.domain[place]]),
-            }
-        )
-        yield documents.phases[documents.first[place] + number], table
-
-
-def _lineage(found: FoundDocuments, documents: TakenDocuments) -> pa.Table:
-    """Say where documents came from; of text files, the file itself and row 0."""
-    urls, rows = [found.shard.url] * len(found.row), found.row
-    if found.shard.files:
-        urls = [found.shard.files[row - found.shard.first_row] for row in found.row]
-        rows = np.zeros_like(found.row)
-    return pa.table(
-        {
-            "key": documents.key[found.place],
-            "id": found.ids,
-            "shard": urls,
-            "row": rows,
-            "copies": documents.copies[found.place].astype(np.int32),
-        },
-        schema=LINEAGE_SCHEMA,
+    return ShardRequest(
+        documents=documents,
+        order=order,
+        shards=shards,
+        pool=source.pool,
+        domains=plan.domains,
+        settings=settings,
     )
 
 
-def _distribute(
-    found: Iterable[FoundDocuments],
-    documents: TakenDocuments,
-    phases: list[Buckets],
-    plan: SelectionPlan,
-    settings: SelectConfig,
-    seed: int,
-) -> Iterator[pa.Table]:
-    """Put the copies into the buckets of their phases and yield the lineage."""
-    limit = settings.shard_bytes
-    for batch in found:
-        for phase, table in _copies(batch, documents, plan.domains, seed=seed, limit=limit):
-            for number, buckets in enumerate(phases):
-                buckets.add(table.filter(pa.array(phase == number)))
-        yield _lineage(batch, documents)
-
-
-def _write_lineage(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Write tables as few row groups, whatever their sizes."""
-    waiting: list[pa.Table] = []
-    with pq.ParquetWriter(path, LINEAGE_SCHEMA, compression="zstd") as writer:
-        for table in tables:
-            waiting.append(table)
-            if sum(part.num_rows for part in waiting) >= _LINEAGE_ROWS:
-                writer.write_table(pa.concat_tables(waiting))
-                waiting = []
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting))
-
-
-def _write_shards(
-    tables: Iterable[pa.Table], folder: Path, settings: SelectConfig, *, first: int
-) -> int:
-    """Write ordered rows as shards numbered from ``first``; return the number after the last."""
-    end = first
-    shards = pieces(tables, limit=settings.shard_bytes, first=first)
-    for number, parts in groupby(shards, key=itemgetter(0)):
-        path = folder / f"part-{number:05d}.parquet"
-        with pq.ParquetWriter(path, SHARD_SCHEMA, compression=settings.compression) as writer:
-            for _, part in parts:
-                writer.write_table(part.select(SHARD_SCHEMA.names).cast(SHARD_SCHEMA))
-        end = number + 1
-    return end
+def _place(made: MadeShards, folder: Path) -> dict[str, str]:
+    """Give the shards their names in the selection; return their digests by name."""
+    digests = {}
+    for number, one in enumerate(made.shards):
+        name = f"part-{number:05d}.parquet"
+        try:
+            os.link(one / SHARD, folder / name)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(one / SHARD, folder / name)
+        manifest = cast(dict[str, dict[str, str]], artifacts.read_json(one / artifacts.MANIFEST))
+        digests[name] = manifest["files"][SHARD]
+    return digests
 
 
 def _summarise(
@@ -328,7 +236,7 @@ def _summarise(
 
 
 def _describe(
-    selection: Selection, mixture: Mixture, source: SelectionSource, ends: list[int], seed: int
+    selection: Selection, mixture: Mixture, source: SelectionSource, ends: Sequence[int], seed: int
 ) -> dict[str, Json]:
     per_domain = zip(
         selection.domains,
