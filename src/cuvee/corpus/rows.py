@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -10,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from cuvee.arrays import FloatArray, IntArray
-from cuvee.corpus.pool import DEFAULT_ID, PoolConfig, Shard
+from cuvee.corpus.pool import DEFAULT_ID, TOKEN_FORMATS, PoolConfig, Shard
 from cuvee.errors import DataError
 
 Reason: TypeAlias = Literal[
@@ -68,6 +69,9 @@ class DocumentBatch:
     """Documents whose ids were made from domain and text."""
     numbers: FloatArray | None = None
     """(n_documents,) of the column of numbers, NaN where missing; None where none was asked for."""
+    tokens: list[bytes] | None = None
+    """(n_documents,) ids of token files, as bytes of `Encoder.dtype` without end-of-text; None: of
+    files of text, which are still to be encoded."""
 
 
 class Missing:
@@ -97,6 +101,7 @@ class Gatherer:
     _rows: list[int] = field(default_factory=list)
     _documents: list[tuple[str, str, str, str]] = field(default_factory=list)
     _numbers: list[float] = field(default_factory=list)
+    _tokens: list[bytes] = field(default_factory=list)
     _rejects: list[Reject] = field(default_factory=list)
     _n_bytes: int = 0
     _n_made_ids: int = 0
@@ -110,6 +115,7 @@ class Gatherer:
         domain: object,
         group: object,
         number: object = MISSING,
+        tokens: bytes | None = None,
     ) -> None:
         """Check one row's values and keep it, or reject it with its first fault.
 
@@ -120,6 +126,7 @@ class Gatherer:
             domain: str or UTF-8 bytes; not looked at where the shard has one domain.
             group: str, UTF-8 bytes, a number, None or `MISSING`.
             number: A finite number; None, NaN or `MISSING` where there is none.
+            tokens: The text's ids where they are given, as in `DocumentBatch`.
 
         Raises:
             DataError: The number is none; no reason to reject a document, so the shard is refused.
@@ -135,6 +142,8 @@ class Gatherer:
             return
         if self.number is not None:
             self._numbers.append(_check_number(number, self.number, self.shard, row))
+        if tokens is not None:
+            self._tokens.append(tokens)
         self._rows.append(row)
         self._documents.append((good_id, good_text, name, good_group))
         self._n_bytes += size
@@ -157,6 +166,7 @@ class Gatherer:
         n_made_ids, self._n_made_ids = self._n_made_ids, 0
         self._documents, self._rows, self._rejects, self._n_bytes = [], [], [], 0
         numbers, self._numbers = self._numbers, []
+        tokens, self._tokens = self._tokens, []
         yield DocumentBatch(
             rows=np.asarray(rows, dtype=np.int64),
             ids=[document[0] for document in documents],
@@ -166,11 +176,34 @@ class Gatherer:
             rejects=rejects,
             n_made_ids=n_made_ids,
             numbers=None if self.number is None else np.asarray(numbers, dtype=np.float64),
+            tokens=tokens if self.shard.format in TOKEN_FORMATS else None,
         )
 
     def _makes_id(self, id: object) -> bool:
-        allowed = self.shard.format == "text" or self.config.id in (None, DEFAULT_ID)
+        has_none = self.shard.format == "text" or self.shard.format in TOKEN_FORMATS
+        allowed = has_none or self.config.id in (None, DEFAULT_ID)
         return allowed and isinstance(id, Missing)
+
+
+class Wanted:
+    """Which of ascending row numbers are among the wanted ones."""
+
+    def __init__(self, rows: IntArray | None) -> None:
+        """Begin before the first row.
+
+        Args:
+            rows: (n_rows,) ascending numbers of the rows wanted; None wants all.
+        """
+        self._rows = None if rows is None else iter(rows.tolist())
+        self._next = -1
+
+    def has(self, row: int) -> bool:
+        """Tell whether a row is wanted; rows must be asked for in ascending order."""
+        if self._rows is None:
+            return True
+        while self._next < row:
+            self._next = next(self._rows, sys.maxsize)
+        return self._next == row
 
 
 def _check_text(value: object, config: PoolConfig) -> tuple[str, int]:
