@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -206,6 +207,21 @@ def test_wide_ids_are_read(tmp_path: Path, tokenizer: Path) -> None:
     (found,) = read(pool(write_flat(tmp_path / "web.npy", ended(documents), "<u4"), path))
     assert [np.frombuffer(one, "<u4").tolist() for one in found.tokens or []] == documents
     assert found.texts[0].startswith("[66279]")
+
+
+@pytest.mark.parametrize("name", ["web.npy", "web.bin"])
+def test_token_files_of_any_filesystem_are_read(tmp_path: Path, tokenizer: Path, name: str) -> None:
+    """What stands beside them is found there too."""
+    documents = encoded(tokenizer)
+    write_flat(tmp_path / "web.npy", documents)
+    write_bounds(tmp_path / "web.npy", documents)
+    write_megatron(tmp_path / "web.bin", documents)
+    memory = MemoryFileSystem()
+    for path in tmp_path.iterdir():
+        memory.pipe(f"/tokens/{path.name}", path.read_bytes())
+    config = replace(pool(path, tokenizer), shards=(f"memory://tokens/{name}",))
+    assert list(ids_by_row(read(config)).values()) == documents
+    memory.rm("/tokens", recursive=True)
 
 
 def test_an_overlong_document_is_a_reject(tmp_path: Path, tokenizer: Path) -> None:
@@ -415,7 +431,7 @@ CONFIG_FAULTS: list[tuple[dict[str, object], str]] = [
         {"tokenizer": None},
         "shard PATH holds token ids (format 'npy'), but tokenizer is null; ids are used as they "
         "are, so the tokenizer.json that made them is needed. Give its path as tokenizer, beside "
-        "shards.",
+        "shards, or leave the file out of shards.",
     ),
     (
         {"domain_from": "column"},

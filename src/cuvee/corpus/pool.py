@@ -197,7 +197,7 @@ def _check_columnless(file: _File, kind: Format, config: PoolConfig, domain: str
         raise ConfigError(
             f"shard {file.url} holds token ids (format {kind!r}), but tokenizer is null; ids are "
             "used as they are, so the tokenizer.json that made them is needed. Give its path as "
-            "tokenizer, beside shards."
+            "tokenizer, beside shards, or leave the file out of shards."
         )
 
 
