@@ -1,7 +1,7 @@
 """Read documents that are token ids already: Megatron's ``.bin`` and ``.idx``, OLMo's ``.npy``.
 
 Source: Megatron-LM, megatron/core/datasets/indexed_dataset.py; OLMo-core,
-src/olmo_core/data/utils.py (iter_document_indices).
+src/olmo_core/data/utils.py.
 """
 
 from collections.abc import Iterator
@@ -46,9 +46,9 @@ def read_tokens(
     decoder = open_decoder(config.tokenizer or "")
     gatherer = Gatherer(shard, config)
     wanted = Wanted(rows)
+    layouts = {"megatron": _open_megatron, "npy": _open_flat}
     with opened(shard.url) as file:
-        open_format = _open_megatron if shard.format == "megatron" else _open_flat
-        windows, ends = open_format(shard, file, decoder)
+        windows, ends = layouts[shard.format](shard, file, decoder)
         found = _cut(windows, ends, longest=config.max_document_bytes)
         checked = (_check(one, shard, decoder) for one in found if wanted.has(one.row))
         for group in _groups(checked):
