@@ -115,7 +115,6 @@ class Gatherer:
         domain: object,
         group: object,
         number: object = MISSING,
-        tokens: bytes | None = None,
     ) -> None:
         """Check one row's values and keep it, or reject it with its first fault.
 
@@ -126,7 +125,6 @@ class Gatherer:
             domain: str or UTF-8 bytes; not looked at where the shard has one domain.
             group: str, UTF-8 bytes, a number, None or `MISSING`.
             number: A finite number; None, NaN or `MISSING` where there is none.
-            tokens: The text's ids where they are given, as in `DocumentBatch`.
 
         Raises:
             DataError: The number is none; no reason to reject a document, so the shard is refused.
@@ -142,12 +140,23 @@ class Gatherer:
             return
         if self.number is not None:
             self._numbers.append(_check_number(number, self.number, self.shard, row))
-        if tokens is not None:
-            self._tokens.append(tokens)
         self._rows.append(row)
         self._documents.append((good_id, good_text, name, good_group))
         self._n_bytes += size
         self._n_made_ids += made is not None
+
+    def add_tokens(self, row: int, tokens: bytes, text: str) -> None:
+        """Check the text of a document of ids and keep both, or reject it.
+
+        Args:
+            row: Its number.
+            tokens: Its ids, as in `DocumentBatch`.
+            text: What they decode to.
+        """
+        n_before = len(self._rows)
+        self.add(row, text=text, id=MISSING, domain=MISSING, group=MISSING)
+        if len(self._rows) > n_before:
+            self._tokens.append(tokens)
 
     def reject(self, row: int, reason: Reason, detail: str) -> None:
         """Count a row that cannot be used."""

@@ -13,7 +13,7 @@ import numpy as np
 from cuvee.arrays import IntArray
 from cuvee.corpus.decoder import Decoder, TokenIds, open_decoder
 from cuvee.corpus.pool import PoolConfig, Shard
-from cuvee.corpus.rows import MISSING, DocumentBatch, Gatherer, Wanted
+from cuvee.corpus.rows import DocumentBatch, Gatherer, Wanted
 from cuvee.corpus.streams import REMEDY, opened
 from cuvee.corpus.token_bounds import MegatronIndex, has_bounds, read_bounds
 from cuvee.errors import DataError
@@ -256,11 +256,5 @@ def _add(group: list[_Document], gatherer: Gatherer, decoder: Decoder, config: P
                 "(max_document_bytes)",
             )
             continue
-        gatherer.add(
-            one.row,
-            text=next(texts),
-            id=MISSING,
-            domain=MISSING,
-            group=MISSING,
-            tokens=one.ids.astype(decoder.dtype, copy=False).tobytes(),
-        )
+        tokens = one.ids.astype(decoder.dtype, copy=False).tobytes()
+        gatherer.add_tokens(one.row, tokens, next(texts))
