@@ -75,7 +75,7 @@ def test_text_files_are_gathered_by_folder_and_domain(tmp_path: Path) -> None:
 def test_no_match_is_refused(tmp_path: Path) -> None:
     """The pattern is named, and what else is there."""
     _touch(tmp_path, "README.md")
-    kinds = ".parquet, .jsonl, .jsonl.gz, .jsonl.zst, .json.gz, .json.zst"
+    kinds = ".parquet, .jsonl, .jsonl.gz, .jsonl.zst, .json.gz, .json.zst, .bin, .npy"
     for pattern, others in (
         ("nowhere", ""),
         ("*.parquet", ""),
@@ -96,7 +96,7 @@ def test_unknown_format_is_refused(tmp_path: Path) -> None:
         list_shards(PoolConfig(shards=(str(tmp_path / "a.csv"),)))
     assert str(caught.value) == (
         f"shard {tmp_path}/a.csv: its format cannot be told by its name; known are .parquet, "
-        ".jsonl, .jsonl.gz, .jsonl.zst, .json.gz, .json.zst. Rename it or set format."
+        ".jsonl, .jsonl.gz, .jsonl.zst, .json.gz, .json.zst, .bin, .npy. Rename it or set format."
     )
 
 
@@ -187,7 +187,7 @@ BAD_CONFIGS = [
         {"txt": "a"},
         "config key txt is unknown; allowed here: available_tokens, domain, domain_from, "
         "domain_missing, domain_pattern, exclude, format, group, group_strip, id, "
-        "max_document_bytes, max_reject_share, shards, text, validation_share.",
+        "max_document_bytes, max_reject_share, shards, text, tokenizer, validation_share.",
     ),
 ]
 

@@ -23,7 +23,7 @@ Change = Callable[[Path, Settings], None]
 WORDS = ["the", "cat", "saw", "a", "dog", "and", "a", "bird", "that", "sang", "to", "it"]
 LOOSE = ("config.yaml", "corpus/rejects.jsonl", "targets/rejects.jsonl", "timing.json")
 """Files that stand outside finished artefacts and are whole when they are there."""
-FORMATS = ".parquet, .jsonl, .jsonl.gz, .jsonl.zst, .json.gz, .json.zst"
+FORMATS = ".parquet, .jsonl, .jsonl.gz, .jsonl.zst, .json.gz, .json.zst, .bin, .npy"
 SIZES = "0.03m, 0.05m, 0.1m, 0.2m, 0.4m, 0.8m, 1m, 1.5m, 3m, 10m, 20m, 30m, 60m, 85m, 300m, 800m"
 NAME_RULE = (
     "cannot be part of a folder's name; use 1 to 64 letters, digits, '.', '_' or '-', the first a "
@@ -31,7 +31,8 @@ NAME_RULE = (
 )
 POOL_KEYS = (
     "available_tokens, domain, domain_from, domain_missing, domain_pattern, exclude, format, "
-    "group, group_strip, id, max_document_bytes, max_reject_share, shards, text, validation_share"
+    "group, group_strip, id, max_document_bytes, max_reject_share, shards, text, tokenizer, "
+    "validation_share"
 )
 AGAIN = "Copy it again, or leave it out of shards; nothing of it is used."
 DOMAINS = "animals, code, letters, numbers"

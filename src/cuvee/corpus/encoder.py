@@ -89,7 +89,7 @@ def adapt_tokenizer(path: Path) -> str:
         ConfigError: The file is missing or is not a tokenizer.
     """
     content, tokenizer = _read(path)
-    if _end_of_text(tokenizer) is not None:
+    if find_end_of_text(tokenizer) is not None:
         return content
     if tokenizer.token_to_id(END_OF_TEXT) is not None:
         raise ConfigError(
@@ -123,17 +123,14 @@ class Encoder:
             ConfigError: It is missing, no tokenizer, or has no end-of-text token.
         """
         _, tokenizer = _read(path)
-        end = _end_of_text(tokenizer)
+        end = find_end_of_text(tokenizer)
         if end is None:
             raise ConfigError(
                 f"tokenizer {path} has no special token that ends a text (known: "
                 f"{', '.join(_KNOWN_ENDS)}). Pass it through adapt_tokenizer()."
             )
         self.end_of_text: int = end
-        self.vocabulary_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self.dtype: np.dtype[np.unsignedinteger] = np.dtype(
-            "<u2" if self.vocabulary_size <= 2**16 else "<u4"
-        )
+        self.vocabulary_size, self.dtype = measure_vocabulary(tokenizer)
         self._tokenizer = tokenizer
         self._words = _Words(tokenizer, self.dtype) if _is_ours(tokenizer) else None
 
@@ -164,6 +161,42 @@ class Encoder:
         return [b"".join(parts) for parts in encoded]
 
 
+def find_end_of_text(tokenizer: Tokenizer) -> int | None:
+    """Find the special token that ends texts and that no text is encoded as.
+
+    Args:
+        tokenizer: From `adapt_tokenizer`, or any other.
+
+    Returns:
+        Its id; None where there is none.
+    """
+    special = {
+        token.content: number
+        for number, token in tokenizer.get_added_tokens_decoder().items()
+        if token.special
+    }
+    for name in _KNOWN_ENDS:
+        number = special.get(name)
+        if number is not None:
+            ids = tokenizer.encode(name, add_special_tokens=False).ids
+            if number not in ids:
+                return int(number)
+    return None
+
+
+def measure_vocabulary(tokenizer: Tokenizer) -> tuple[int, np.dtype[np.unsignedinteger]]:
+    """Return one more than the highest id, and the integers that ids are kept as.
+
+    Args:
+        tokenizer: Any.
+
+    Returns:
+        The size, and little-endian integers of 2 bytes, of 4 where the size exceeds 65,536.
+    """
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    return size, np.dtype("<u2" if size <= 2**16 else "<u4")
+
+
 class _Words(dict[str, bytes]):
     """The ids of every word met; emptied when it holds `_MAX_WORDS`."""
 
@@ -173,7 +206,7 @@ class _Words(dict[str, bytes]):
         self._dtype = dtype
 
     def __missing__(self, word: str) -> bytes:
-        symbols = word.encode("utf-8").decode("latin-1").translate(_BYTE_SYMBOLS)
+        symbols = word.encode("utf-8").decode("latin-1").translate(BYTE_SYMBOLS)
         ids = [token.id for token in self._model.tokenize(symbols)]
         encoded = np.asarray(ids, dtype=self._dtype).tobytes()
         if len(self) >= _MAX_WORDS:
@@ -189,7 +222,8 @@ def _byte_symbols() -> dict[int, int]:
     return {byte: 256 + place for place, byte in enumerate(others)}
 
 
-_BYTE_SYMBOLS = _byte_symbols()
+BYTE_SYMBOLS = _byte_symbols()
+"""Code points by those bytes that byte-level BPE writes with another character."""
 _find_words = re.compile(WORD_PATTERN).findall
 
 
@@ -274,19 +308,3 @@ def _read(path: Path) -> tuple[str, Tokenizer]:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return content, tokenizer
-
-
-def _end_of_text(tokenizer: Tokenizer) -> int | None:
-    """Find a special token that ends texts and that no text is encoded as."""
-    special = {
-        token.content: number
-        for number, token in tokenizer.get_added_tokens_decoder().items()
-        if token.special
-    }
-    for name in _KNOWN_ENDS:
-        number = special.get(name)
-        if number is not None:
-            ids = tokenizer.encode(name, add_special_tokens=False).ids
-            if number not in ids:
-                return int(number)
-    return None

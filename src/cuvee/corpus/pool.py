@@ -12,10 +12,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from cuvee.errors import ConfigError, DataError
 
-Format: TypeAlias = Literal["parquet", "jsonl", "text", "task"]
+Format: TypeAlias = Literal["parquet", "jsonl", "text", "megatron", "npy", "task"]
 DomainFrom: TypeAlias = Literal["column", "folder", "file", "pattern"]
 
 DEFAULT_ID = "id"
+TOKEN_FORMATS: tuple[Format, ...] = ("megatron", "npy")
+"""Formats of documents that are token ids already."""
 
 _SUFFIXES: Mapping[str, Format] = {
     ".parquet": "parquet",
@@ -24,6 +26,8 @@ _SUFFIXES: Mapping[str, Format] = {
     ".jsonl.zst": "jsonl",
     ".json.gz": "jsonl",
     ".json.zst": "jsonl",
+    ".bin": "megatron",
+    ".npy": "npy",
 }
 _TEXT_SHARD_BYTES = 64 * 2**20
 _TEXT_SHARD_FILES = 1000
@@ -38,12 +42,17 @@ class PoolConfig:
 
     shards: tuple[str, ...]
     """Files, folders (read to any depth), globs; local or any fsspec URL."""
-    format: Literal["auto", "parquet", "jsonl", "text", "task"] = "auto"
-    """auto: by suffix (.parquet, .jsonl, .json.gz and the like). text: a file is a document. task:
-    what `targets.tasks` sets, not meant to be given."""
+    format: Literal["auto", "parquet", "jsonl", "text", "megatron", "npy", "task"] = "auto"
+    """auto: by suffix (.parquet, .jsonl, .json.gz and the like). text: a file is a document.
+    megatron: token ids in .bin, their documents in the .idx beside it. npy: raw token ids as OLMo
+    reads them, documents by end-of-text or a .csv.gz beside. task: what `targets.tasks` sets, not
+    meant to be given."""
+    tokenizer: str | None = None
+    """Path of the tokenizer.json that made the ids of token files; the run then reads all text with
+    it. Null where there are none."""
     id: str | None = DEFAULT_ID
     """Column of the document ids, strings or numbers; null makes ids from domain and text, and so
-    does "id" where there is no such column. Ids of text files are always made."""
+    does "id" where there is no such column. Ids of text and token files are always made."""
     text: str = "text"
     """Column of the text."""
     domain: str | None = "domain"
@@ -161,20 +170,35 @@ def list_shards(config: PoolConfig, *, domain: str | None = None) -> tuple[Shard
     Raises:
         DataError: A pattern matches no file, a file's format cannot be told, a place cannot be
             read, or no domain can be made from a path.
-        ConfigError: Text files are to have a domain column.
+        ConfigError: Text or token files are to have a domain column, or there is no tokenizer for
+            token files.
     """
     found: dict[str, tuple[_File, Format]] = {}
     for pattern in config.shards:
         found.update(_typed_files(pattern, config))
     files = [found[url] for url in sorted(found)]
+    for file, kind in files:
+        if kind == "text" or kind in TOKEN_FORMATS:
+            _check_columnless(file, kind, config, domain)
     texts = [file for file, kind in files if kind == "text"]
-    if texts and domain is None and config.domain_from == "column":
-        raise ConfigError(
-            "format is 'text' and domain_from is 'column', but text files have no columns; take "
-            "the domain from 'folder', 'file' or 'pattern'."
-        )
     tables = [_table_shard(file, kind, config, domain) for file, kind in files if kind != "text"]
     return numbered([*tables, *_text_shards(texts, config, domain)])
+
+
+def _check_columnless(file: _File, kind: Format, config: PoolConfig, domain: str | None) -> None:
+    """Refuse files without columns of which the config says too little."""
+    if domain is None and config.domain_from == "column":
+        raise ConfigError(
+            f"format is {kind!r} and domain_from is 'column', but "
+            f"{'text' if kind == 'text' else 'token'} files have no columns; take the domain from "
+            "'folder', 'file' or 'pattern'."
+        )
+    if kind in TOKEN_FORMATS and config.tokenizer is None:
+        raise ConfigError(
+            f"shard {file.url} holds token ids (format {kind!r}), but tokenizer is null; ids are "
+            "used as they are, so the tokenizer.json that made them is needed. Give its path as "
+            "tokenizer, beside shards, or leave the file out of shards."
+        )
 
 
 def numbered(shards: Iterable[Shard]) -> tuple[Shard, ...]:

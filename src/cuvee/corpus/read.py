@@ -1,7 +1,6 @@
-"""Read documents from Parquet, JSON lines and folders of text, streamed."""
+"""Read documents from Parquet, JSON lines, folders of text and token files, streamed."""
 
 import json
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,10 +10,20 @@ import pyarrow.parquet as pq
 
 from cuvee.arrays import IntArray
 from cuvee.corpus.pool import DEFAULT_ID, PoolConfig, Shard, list_shards
-from cuvee.corpus.rows import MISSING, DocumentBatch, Gatherer, Reason, Reject, RowError, bad_byte
+from cuvee.corpus.rows import (
+    MISSING,
+    DocumentBatch,
+    Gatherer,
+    Reason,
+    Reject,
+    RowError,
+    Wanted,
+    bad_byte,
+)
 from cuvee.corpus.side_cars import PREFIX, has_side_car, side_car
 from cuvee.corpus.streams import REMEDY, Line, bounded_lines, decompressed, opened
 from cuvee.corpus.tasks import read_examples
+from cuvee.corpus.token_files import read_tokens
 from cuvee.errors import DataError
 
 __all__ = [
@@ -31,6 +40,12 @@ __all__ = [
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _READ_BYTES = 4 * 2**20
 _MAX_ROWS = 256
+_WITHOUT_COLUMNS = {
+    "text": "text files, which have",
+    "task": "a task, which has",
+    "megatron": "token ids, which have",
+    "npy": "token ids, which have",
+}
 
 
 def read_batches(
@@ -63,17 +78,18 @@ def read_batches(
         DataError: The shard is missing, truncated, damaged, or lacks a column, or the column of
             numbers holds something else.
     """
-    if number is not None and shard.format in ("text", "task"):
-        what = "text files, which have" if shard.format == "text" else "a task, which has"
+    if number is not None and shard.format in _WITHOUT_COLUMNS:
         raise DataError(
-            f"shard {shard.url} is of {what} no column {number!r}. Give the pool as Parquet or "
-            "JSON lines."
+            f"shard {shard.url} is of {_WITHOUT_COLUMNS[shard.format]} no column "
+            f"{number!r}. Give the pool as Parquet or JSON lines."
         )
     readers = {
         "parquet": _read_parquet,
         "jsonl": _read_jsonl,
         "text": _read_text,
         "task": _read_task,
+        "megatron": read_tokens,
+        "npy": read_tokens,
     }
     return readers[shard.format](shard, config, number, rows)
 
@@ -100,7 +116,7 @@ def _read_jsonl(
     shard: Shard, config: PoolConfig, number: str | None, rows: IntArray | None
 ) -> Iterator[DocumentBatch]:
     gatherer = Gatherer(shard, config, number)
-    wanted = _Wanted(rows)
+    wanted = Wanted(rows)
     longest = config.max_document_bytes
     with (
         decompressed(shard.url) as stream,
@@ -201,7 +217,7 @@ def _read_text(
     shard: Shard, config: PoolConfig, _: str | None, rows: IntArray | None
 ) -> Iterator[DocumentBatch]:
     gatherer = Gatherer(shard, config)
-    wanted = _Wanted(rows)
+    wanted = Wanted(rows)
     for row, url in enumerate(shard.files, start=shard.first_row):
         if not wanted.has(row):
             continue
@@ -224,7 +240,7 @@ def _read_task(
     shard: Shard, config: PoolConfig, _: str | None, rows: IntArray | None
 ) -> Iterator[DocumentBatch]:
     gatherer = Gatherer(shard, config)
-    wanted = _Wanted(rows)
+    wanted = Wanted(rows)
     for row, example in read_examples(shard, config):
         if not wanted.has(row):
             continue
@@ -276,22 +292,6 @@ def _parquet_batches(
                 own.tolist(),
                 [_plain_column(_column(batch, name)).to_pylist() for name in columns.values()],
             )
-
-
-class _Wanted:
-    """Which of ascending row numbers are among the wanted ones."""
-
-    def __init__(self, rows: IntArray | None) -> None:
-        self._rows = None if rows is None else iter(rows.tolist())
-        self._next = -1
-
-    def has(self, row: int) -> bool:
-        """Tell whether a row is wanted; rows must be asked for in ascending order."""
-        if self._rows is None:
-            return True
-        while self._next < row:
-            self._next = next(self._rows, sys.maxsize)
-        return self._next == row
 
 
 _NO_FIELDS: dict[str, object] = dict.fromkeys(("text", "id", "domain", "group"), MISSING)

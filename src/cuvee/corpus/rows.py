@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
@@ -10,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from cuvee.arrays import FloatArray, IntArray
-from cuvee.corpus.pool import DEFAULT_ID, PoolConfig, Shard
+from cuvee.corpus.pool import DEFAULT_ID, TOKEN_FORMATS, PoolConfig, Shard
 from cuvee.errors import DataError
 
 Reason: TypeAlias = Literal[
@@ -68,6 +69,9 @@ class DocumentBatch:
     """Documents whose ids were made from domain and text."""
     numbers: FloatArray | None = None
     """(n_documents,) of the column of numbers, NaN where missing; None where none was asked for."""
+    tokens: list[bytes] | None = None
+    """(n_documents,) ids of token files, as bytes of `Encoder.dtype` without end-of-text; None: of
+    files of text, which are still to be encoded."""
 
 
 class Missing:
@@ -97,6 +101,7 @@ class Gatherer:
     _rows: list[int] = field(default_factory=list)
     _documents: list[tuple[str, str, str, str]] = field(default_factory=list)
     _numbers: list[float] = field(default_factory=list)
+    _tokens: list[bytes] = field(default_factory=list)
     _rejects: list[Reject] = field(default_factory=list)
     _n_bytes: int = 0
     _n_made_ids: int = 0
@@ -140,6 +145,19 @@ class Gatherer:
         self._n_bytes += size
         self._n_made_ids += made is not None
 
+    def add_tokens(self, row: int, tokens: bytes, text: str) -> None:
+        """Check the text of a document of ids and keep both, or reject it.
+
+        Args:
+            row: Its number.
+            tokens: Its ids, as in `DocumentBatch`.
+            text: What they decode to.
+        """
+        n_before = len(self._rows)
+        self.add(row, text=text, id=MISSING, domain=MISSING, group=MISSING)
+        if len(self._rows) > n_before:
+            self._tokens.append(tokens)
+
     def reject(self, row: int, reason: Reason, detail: str) -> None:
         """Count a row that cannot be used."""
         self._rejects.append(Reject(self.shard.url, row, reason, detail))
@@ -157,6 +175,7 @@ class Gatherer:
         n_made_ids, self._n_made_ids = self._n_made_ids, 0
         self._documents, self._rows, self._rejects, self._n_bytes = [], [], [], 0
         numbers, self._numbers = self._numbers, []
+        tokens, self._tokens = self._tokens, []
         yield DocumentBatch(
             rows=np.asarray(rows, dtype=np.int64),
             ids=[document[0] for document in documents],
@@ -166,11 +185,34 @@ class Gatherer:
             rejects=rejects,
             n_made_ids=n_made_ids,
             numbers=None if self.number is None else np.asarray(numbers, dtype=np.float64),
+            tokens=tokens if self.shard.format in TOKEN_FORMATS else None,
         )
 
     def _makes_id(self, id: object) -> bool:
-        allowed = self.shard.format == "text" or self.config.id in (None, DEFAULT_ID)
+        has_none = self.shard.format == "text" or self.shard.format in TOKEN_FORMATS
+        allowed = has_none or self.config.id in (None, DEFAULT_ID)
         return allowed and isinstance(id, Missing)
+
+
+class Wanted:
+    """Which of ascending row numbers are among the wanted ones."""
+
+    def __init__(self, rows: IntArray | None) -> None:
+        """Begin before the first row.
+
+        Args:
+            rows: (n_rows,) ascending numbers of the rows wanted; None wants all.
+        """
+        self._rows = None if rows is None else iter(rows.tolist())
+        self._next = -1
+
+    def has(self, row: int) -> bool:
+        """Tell whether a row is wanted; rows must be asked for in ascending order."""
+        if self._rows is None:
+            return True
+        while self._next < row:
+            self._next = next(self._rows, sys.maxsize)
+        return self._next == row
 
 
 def _check_text(value: object, config: PoolConfig) -> tuple[str, int]:

@@ -15,9 +15,10 @@ from cuvee import artifacts
 from cuvee.artifacts import Json
 from cuvee.config import differing_keys, dump, parse
 from cuvee.corpus import index_files
+from cuvee.corpus.decoder import open_decoder
 from cuvee.corpus.fingerprint import DomainSamples, text_keys
 from cuvee.corpus.index import IndexJob, Kind, PoolIndex, index_pool, open_index
-from cuvee.corpus.pool import PoolConfig, Shard, list_shards, numbered
+from cuvee.corpus.pool import TOKEN_FORMATS, PoolConfig, Shard, list_shards, numbered
 from cuvee.corpus.read import read_batches
 from cuvee.corpus.relabel import relabelled
 from cuvee.corpus.rows import DocumentBatch
@@ -60,7 +61,14 @@ _SAMPLES_SCHEMA = pa.schema(
     ]
 )
 _ROW_GROUP = 2**16
-_NOT_READING = ("shards", "max_reject_share", "validation_share", "available_tokens", "exclude")
+_NOT_READING = (
+    "shards",
+    "tokenizer",
+    "max_reject_share",
+    "validation_share",
+    "available_tokens",
+    "exclude",
+)
 
 
 def scan_pool(
@@ -318,4 +326,6 @@ def reading_settings(shard: Shard, settings: PoolConfig) -> dict[str, Json]:
     """Return what a shard's documents depend on: the shard and how it is read."""
     place = {name: value for name, value in dump(shard).items() if name not in ("index", "name")}
     reading = {name: value for name, value in dump(settings).items() if name not in _NOT_READING}
+    if shard.format in TOKEN_FORMATS:
+        reading["tokenizer"] = open_decoder(settings.tokenizer or "").digest
     return {"shard": place, "reading": reading}

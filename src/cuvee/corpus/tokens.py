@@ -17,6 +17,7 @@ from cuvee import artifacts
 from cuvee.arrays import BoolArray, IntArray, KeyArray
 from cuvee.artifacts import Json
 from cuvee.config import dump, parse
+from cuvee.corpus.decoder import one_tokenizer
 from cuvee.corpus.encoder import Encoder, adapt_tokenizer, train_tokenizer
 from cuvee.corpus.index import PoolIndex
 from cuvee.corpus.pool import PoolConfig, Shard
@@ -60,7 +61,8 @@ class TokensConfig:
     vocabulary_size: int = 8192
     """Tokens of the byte-level BPE that is trained: 256 bytes, end-of-text and merges."""
     tokenizer: str | None = None
-    """Path of a tokenizer.json to use; then nothing is trained."""
+    """Path of a tokenizer.json to use; then nothing is trained. Null: that of token files, if pool
+    or targets have any (`pool.tokenizer`)."""
     sample_bytes: int = 20_000_000
     """Text the BPE is trained on, in bytes; domains share it by the square root of their size."""
 
@@ -140,7 +142,10 @@ def tokenise_pool(
     Raises:
         DataError: A shard changed since it was labelled, or is damaged.
         ArtifactError: ``tokens`` was made from another index or with another tokenizer.
+        ConfigError: Another tokenizer made the ids of token files.
     """
+    given = {one.tokenizer: None for one in index.configs if one.tokenizer is not None}
+    one_tokenizer([*given, str(tokenizer / TOKENIZER)] if given else [])
     folder = out / "tokens"
     inputs = {
         "index": artifacts.digest_of(index.folder),
@@ -206,8 +211,8 @@ def tokenise_shard(spec: Mapping[str, Json], folder: Path) -> None:
         with (aside / IDS).open("wb") as file:
             file.write(end)
             for batch in read_batches(shard, settings):
-                places, texts = documents.match(batch, shard)
-                encoded = encoder.encode(texts)
+                places, is_used = documents.match(batch, shard)
+                encoded = _encode(batch, is_used, encoder)
                 n_tokens[places] = [len(ids) // encoder.dtype.itemsize + 1 for ids in encoded]
                 vocabulary.add(encoded, documents.domain[places])
                 file.writelines(ids + end for ids in encoded)
@@ -247,21 +252,21 @@ class _Documents:
             distinct=table["distinct"].to_numpy().astype(np.bool_),
         )
 
-    def match(self, batch: DocumentBatch, shard: Shard) -> tuple[IntArray, list[str]]:
-        """Find the used documents of a batch: their positions, and their texts."""
+    def match(self, batch: DocumentBatch, shard: Shard) -> tuple[IntArray, list[bool]]:
+        """Find the used documents of a batch: their positions, and which of the batch they are."""
         places = np.searchsorted(self.row, batch.rows)
         is_used = np.zeros(len(places), dtype=np.bool_)
         inside = places < len(self.row)
         is_used[inside] = self.row[places[inside]] == batch.rows[inside]
         places, mask = places[is_used], is_used.tolist()
-        texts = list(compress(batch.texts, mask))
+        texts = compress(batch.texts, mask)
         sizes = np.array([len(text.encode("utf-8")) for text in texts], dtype=np.int64)
         same = document_keys(compress(batch.ids, mask)) == self.key[places]
         same &= sizes == self.n_bytes[places]
         if not same.all():
             row = int(self.row[places[np.argmin(same)]])
             raise _changed(shard, f"row {row} holds another document")
-        return places, texts
+        return places, mask
 
     def table(self, n_tokens: IntArray) -> pa.Table:
         """Return documents.parquet; offsets count the end-of-text at the start."""
@@ -277,6 +282,13 @@ class _Documents:
             "distinct": self.distinct,
         }
         return pa.table(columns, schema=_DOCUMENTS_SCHEMA)
+
+
+def _encode(batch: DocumentBatch, is_used: list[bool], encoder: Encoder) -> list[bytes]:
+    """Return the ids of the used documents: those they came with, else those of their texts."""
+    if batch.tokens is not None:
+        return list(compress(batch.tokens, is_used))
+    return encoder.encode(list(compress(batch.texts, is_used)))
 
 
 class _Vocabulary:

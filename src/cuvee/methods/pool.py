@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from cuvee import artifacts
 from cuvee.arrays import FloatArray
+from cuvee.corpus.decoder import one_tokenizer
 from cuvee.corpus.read import PoolConfig, list_shards
 from cuvee.corpus.scan import read_index, scan_pool, scan_targets
 from cuvee.corpus.store import TokenStore
@@ -128,10 +129,14 @@ def prepare(
 
     Returns:
         The opened stores.
+
+    Raises:
+        ConfigError: Token files, or they and the config, are of different tokenizers.
     """
     for name, one in (targets.pools if targets else {}).items():
         list_shards(one, domain=name)  # a target that is not there is no reason to read the pool
     check_tasks(targets.tasks if targets else {})
+    tokens = replace(tokens, tokenizer=_given_tokenizer(pool, targets, tokens))
     with job.stage("label"):
         index = scan_pool(
             pool,
@@ -167,6 +172,19 @@ def prepare(
                 on_progress=_bar(job, "tokenise targets"),
             )
     return open_prepared(job, pool, targets)
+
+
+def _given_tokenizer(
+    pool: PoolConfig, targets: TargetsConfig | None, tokens: TokensConfig
+) -> str | None:
+    """Return the path of the tokenizer the run reads with; None: one is to be trained.
+
+    Raises:
+        ConfigError: Token files, or they and the config, are of different tokenizers.
+    """
+    configs = (pool, *(targets.pools.values() if targets else ()))
+    paths = (tokens.tokenizer, *(one.tokenizer for one in configs))
+    return one_tokenizer([path for path in paths if path is not None])
 
 
 def open_prepared(job: Job, pool: PoolConfig, targets: TargetsConfig | None) -> Prepared:
