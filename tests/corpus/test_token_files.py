@@ -493,3 +493,15 @@ def test_a_tokenizer_that_changed_is_noticed(tmp_path: Path, tokenizer: Path) ->
     own.write_text(changed.to_str() + " ", encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"made from other input; reading\.tokenizer changed"):
         scan_pool(config, out, seed=SEED, workers=0)
+
+
+def test_arrays_beside_tables_are_no_token_files(tmp_path: Path) -> None:
+    """Without a tokenizer a folder's tables are the pool; with one all of it is."""
+    (tmp_path / "a.jsonl").write_text('{"id": "1", "text": "one", "domain": "d"}\n', "utf-8")
+    np.save(tmp_path / "embeddings.npy", np.zeros(3))
+    (shard,) = list_shards(PoolConfig(shards=(str(tmp_path),)))
+    assert shard.format == "jsonl"
+    both = PoolConfig(shards=(str(tmp_path),), tokenizer="t.json", domain_from="file")
+    assert [one.format for one in list_shards(both)] == ["jsonl", "npy"]
+    with pytest.raises(ConfigError, match="holds token ids"):
+        list_shards(PoolConfig(shards=(str(tmp_path / "embeddings.npy"),), domain_from="file"))

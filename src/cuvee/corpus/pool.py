@@ -43,10 +43,10 @@ class PoolConfig:
     shards: tuple[str, ...]
     """Files, folders (read to any depth), globs; local or any fsspec URL."""
     format: Literal["auto", "parquet", "jsonl", "text", "megatron", "npy", "task"] = "auto"
-    """auto: by suffix (.parquet, .jsonl, .json.gz and the like). text: a file is a document.
-    megatron: token ids in .bin, their documents in the .idx beside it. npy: raw token ids as OLMo
-    reads them, documents by end-of-text or a .csv.gz beside. task: what `targets.tasks` sets, not
-    meant to be given."""
+    """auto: by suffix (.parquet, .jsonl, .json.gz and the like; .bin and .npy of a folder that has
+    others too only where there is a tokenizer). text: a file is a document. megatron: token ids in
+    .bin, their documents in the .idx beside it. npy: raw token ids as OLMo reads them, documents by
+    end-of-text or a .csv.gz beside. task: what `targets.tasks` sets, not meant to be given."""
     tokenizer: str | None = None
     """Path of the tokenizer.json that made the ids of token files; the run then reads all text with
     it. Null where there are none."""
@@ -229,6 +229,14 @@ def _typed_files(pattern: str, config: PoolConfig) -> dict[str, tuple[_File, For
                 f"shard {file.url}: its format cannot be told by its name; known are "
                 f"{', '.join(_SUFFIXES)}. Rename it or set format."
             )
+    if config.format == "auto" and config.tokenizer is None:
+        # Weights and arrays bear such names too: they are passed over beside a pool's own files.
+        tables = {
+            url: one
+            for url, one in typed.items()
+            if one[1] not in TOKEN_FORMATS or one[0].asked_for
+        }
+        typed = tables or typed
     if not typed:
         wanted = "" if config.format == "text" else f" ending in {', '.join(_SUFFIXES)}"
         others = f" (other files there: {len(files)})" if files else ""
