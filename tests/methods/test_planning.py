@@ -10,7 +10,7 @@ from cuvee.corpus.pool import PoolConfig
 from cuvee.methods import measure, planning
 from cuvee.methods.job import Job
 from cuvee.methods.measure import Speed
-from cuvee.methods.planning import Part
+from cuvee.methods.planning import PlannedRuns
 from cuvee.methods.regmix import RegMixConfig
 from cuvee.proxy.sweep import ProxyConfig
 from cuvee.validate.compare import ValidateConfig
@@ -30,7 +30,7 @@ def test_runs_come_in_lists(
     n_runs: int, start_runs: float, batch_size: int, lists: list[float]
 ) -> None:
     """A first list, then batches until all runs are in one."""
-    part = Part(
+    part = PlannedRuns(
         name="sweep",
         n_runs=n_runs,
         proxy=ProxyConfig(),
@@ -53,8 +53,8 @@ def test_workers_start_once_on_a_processor_and_for_each_list_on_a_gpu(
     )
     proxy = ProxyConfig(device=device, precision="float32", learning_rate=1e-3)
     parts = [
-        Part(name="sweep", n_runs=32, proxy=proxy, start_runs=8, batch_size=8),
-        Part(name="validate", n_runs=4, proxy=proxy),
+        PlannedRuns(name="sweep", n_runs=32, proxy=proxy, start_runs=8, batch_size=8),
+        PlannedRuns(name="validate", n_runs=4, proxy=proxy),
     ]
 
     def seconds_of(startup: float) -> float:

@@ -63,7 +63,7 @@ def dry_run(study: CompareStudy, job: Job) -> dict[str, Json]:
     """
     settings = study.settings
     n_contenders = len(study.entrants) + len(settings.baselines) + len(settings.validate.mixtures)
-    judged = planning.Part(
+    judged = planning.PlannedRuns(
         name=f"validate {settings.validate.size}",
         n_runs=n_contenders * settings.validate.n_seeds,
         proxy=judging.larger(settings.proxy, settings.validate),

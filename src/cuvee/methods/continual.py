@@ -33,7 +33,7 @@ from cuvee.methods.continued import (
     share_name,
 )
 from cuvee.methods.job import Job, claimed
-from cuvee.methods.planning import Part
+from cuvee.methods.planning import PlannedRuns
 from cuvee.methods.pool import Prepared, open_prepared, prepare
 from cuvee.methods.presets import CONTINUAL_DEFAULT
 from cuvee.proxy.machine import choose_device
@@ -259,10 +259,12 @@ def dry_run(settings: ContinualConfig, job: Job) -> dict[str, Json]:
     parts = []
     if settings.base.checkpoint is None:
         parts.append(
-            Part(name="base", n_runs=1, proxy=replace(proxy, n_tokens=settings.base.n_tokens))
+            PlannedRuns(
+                name="base", n_runs=1, proxy=replace(proxy, n_tokens=settings.base.n_tokens)
+            )
         )
     n_runs = len(settings.shares) * settings.n_seeds + 2 * settings.n_checks
-    parts.append(Part(name=f"continue {proxy.size}", n_runs=n_runs, proxy=proxy))
+    parts.append(PlannedRuns(name=f"continue {proxy.size}", n_runs=n_runs, proxy=proxy))
     return planning.dry_run(settings, job, parts)
 
 

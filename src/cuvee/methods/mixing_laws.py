@@ -37,7 +37,7 @@ from cuvee.methods import (
 from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.fitting import FitConfig
 from cuvee.methods.job import Job
-from cuvee.methods.planning import Part
+from cuvee.methods.planning import PlannedRuns
 from cuvee.methods.pool import Prepared
 from cuvee.methods.presets import MIXING_LAWS_DEFAULT, MIXING_LAWS_PAPER
 from cuvee.proxy.machine import choose_device
@@ -216,7 +216,7 @@ def dry_run(settings: MixingLawsConfig, job: Job) -> dict[str, Json]:
     """Plan and cost."""
     judged = judging.larger(settings.proxy, settings.validate)
     parts = [
-        Part(
+        PlannedRuns(
             name=f"sweep {size}",
             n_runs=settings.design.n_runs,
             proxy=replace(settings.proxy, size=size),
@@ -225,7 +225,9 @@ def dry_run(settings: MixingLawsConfig, job: Job) -> dict[str, Json]:
     ]
     if settings.laws.n_checks:
         n_checks = settings.laws.n_checks
-        parts.append(Part(name=f"check {judged.size}", n_runs=n_checks, proxy=judged, search=False))
+        parts.append(
+            PlannedRuns(name=f"check {judged.size}", n_runs=n_checks, proxy=judged, search=False)
+        )
     return planning.dry_run(settings, job, [*parts, planning.validation(settings)])
 
 

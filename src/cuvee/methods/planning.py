@@ -51,7 +51,7 @@ class Planned(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class PlannedRuns:
     """Runs of one kind."""
 
     name: str
@@ -73,7 +73,7 @@ class Part:
         return [first, *[float(self.batch_size)] * int(n_later), *last]
 
 
-def dry_run(settings: Planned, job: Job, parts: Sequence[Part]) -> dict[str, Json]:
+def dry_run(settings: Planned, job: Job, parts: Sequence[PlannedRuns]) -> dict[str, Json]:
     """Plan the training of a run and time it on this machine.
 
     Args:
@@ -139,11 +139,11 @@ def describe(plan: Mapping[str, Json]) -> str:
     return "\n".join([*lines, "", config.to_yaml(plan["config"])])
 
 
-def validation(settings: ChainConfig) -> Part:
+def validation(settings: ChainConfig) -> PlannedRuns:
     """Return the runs that every chain ends in: the chosen mixture and its rivals, every seed."""
     judged = settings.validate
     n_mixtures = 4 + len(judged.mixtures) + (len(settings.phases) > 1)
-    return Part(
+    return PlannedRuns(
         name=f"validate {judged.size}",
         n_runs=n_mixtures * judged.n_seeds,
         proxy=judging.larger(settings.proxy, judged),
@@ -151,12 +151,12 @@ def validation(settings: ChainConfig) -> Part:
     )
 
 
-def _calibrations(parts: Sequence[Part]) -> list[Part]:
+def _calibrations(parts: Sequence[PlannedRuns]) -> list[PlannedRuns]:
     """Return the short runs that choose a learning rate, for each size that has none."""
     sizes = {part.proxy.size: part.proxy for part in parts if part.proxy.learning_rate is None}
     searched = {part.proxy.size for part in parts if part.search}
     return [
-        Part(
+        PlannedRuns(
             name=f"calibrate {size}",
             n_runs=len(proxy.calibration_rates),
             proxy=replace(
@@ -171,7 +171,7 @@ def _calibrations(parts: Sequence[Part]) -> list[Part]:
 
 
 def _cost(
-    part: Part,
+    part: PlannedRuns,
     vocabulary_size: int,
     *,
     n_domains: int,

@@ -43,9 +43,9 @@ class InfluenceConfig:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    where: Literal["attention", "mlp", "all"] = "attention"
-    """Matrices whose gradients and curvature count. Quad: attention and MLP; its released code: MLP
-    alone."""
+    where: Literal["attention", "mlp", "all"] = "all"
+    """Matrices whose gradients and curvature count. Quad: attention and MLP, which is all; its
+    released code: MLP alone."""
     curvature: Literal["auto", "none", "diagonal", "kfac", "ekfac"] = "ekfac"
     """none: the inner product of gradients. diagonal: of every weight by itself. kfac: a Kronecker
     product a matrix. ekfac: its eigenvalues corrected. auto: curvature, damping and whether there

@@ -15,7 +15,7 @@ from cuvee.labels.cluster_map import map_clusters
 from cuvee.labels.clusters import ClusterModel
 from cuvee.methods import chain, findings, judging, planning, quad
 from cuvee.methods.job import Job
-from cuvee.methods.planning import Part
+from cuvee.methods.planning import PlannedRuns
 from cuvee.methods.pool import Prepared
 from cuvee.methods.quad_engine import ABOUT, CHOICE
 from cuvee.methods.quad_study import (
@@ -127,23 +127,23 @@ def dry_run(settings: QuadConfig, job: Job) -> dict[str, Json]:
     parts = []
     if settings.base.checkpoint is None:
         base = replace(settings.proxy, n_tokens=settings.base.n_tokens)
-        parts.append(Part(name="base", n_runs=1, proxy=base))
+        parts.append(PlannedRuns(name="base", n_runs=1, proxy=base))
     n_rivals = 2 + len(settings.rivals) + len(settings.validate.mixtures)
     if settings.influence.curvature == "auto":
         check = settings.check
         short = replace(settings.proxy, n_tokens=check.n_tokens)
         n_runs = check.n_clusters * check.n_seeds
-        parts.append(Part(name="influence check", n_runs=n_runs, proxy=short))
+        parts.append(PlannedRuns(name="influence check", n_runs=n_runs, proxy=short))
     if settings.bandit.n_refreshes:
         share = settings.validate.n_tokens // (settings.bandit.n_refreshes + 1)
         parts.append(
-            Part(
+            PlannedRuns(
                 name="refresh",
                 n_runs=settings.bandit.n_refreshes,
                 proxy=replace(settings.proxy, n_tokens=max(share, settings.proxy.batch_tokens)),
             )
         )
-    judged = Part(
+    judged = PlannedRuns(
         name="validation",
         n_runs=n_rivals * settings.validate.n_seeds,
         proxy=judging.larger(settings.proxy, settings.validate),

@@ -14,7 +14,7 @@ from cuvee.corpus.scan import read_index
 from cuvee.methods import chain, findings, judging, planning, quadmix
 from cuvee.methods.curve_study import describe_rounds, last_vectors
 from cuvee.methods.job import Job
-from cuvee.methods.planning import Part
+from cuvee.methods.planning import PlannedRuns
 from cuvee.methods.pool import Prepared
 from cuvee.methods.quadmix import QuaDMixConfig
 from cuvee.methods.quality import Quality, read_quality
@@ -112,14 +112,14 @@ def dry_run(settings: QuaDMixConfig, job: Job) -> dict[str, Json]:
     n_criteria = len(settings.criteria)
     n_others = len(settings.rivals) + len(settings.validate.mixtures)
     n_rivals = 2 + n_criteria + (n_criteria > 1) + n_others
-    judged = Part(
+    judged = PlannedRuns(
         name="validation",
         n_runs=n_rivals * settings.validate.n_seeds,
         proxy=judging.larger(settings.proxy, settings.validate),
         search=False,
     )
     curves = settings.curves
-    sweep = Part(
+    sweep = PlannedRuns(
         name="sweep",
         n_runs=curves.n_runs,
         proxy=settings.proxy,

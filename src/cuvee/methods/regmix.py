@@ -28,7 +28,7 @@ from cuvee.methods.chain import ChainConfig, open_stores
 from cuvee.methods.earlier_run import EarlierRun, take_tokenizer
 from cuvee.methods.fitting import FitConfig
 from cuvee.methods.job import Job
-from cuvee.methods.planning import Part
+from cuvee.methods.planning import PlannedRuns
 from cuvee.methods.pool import Prepared
 from cuvee.methods.presets import REGMIX_PAPER
 from cuvee.proxy.machine import choose_device
@@ -250,7 +250,7 @@ def dry_run(settings: RegMixConfig, job: Job) -> dict[str, Json]:
     proxy, n_runs = settings.proxy, settings.design.n_runs
     if settings.reuse is not None and artifacts.is_done(job.folder("design")):
         n_runs = sum(kind != REUSED for kind in chain_files.read_made_design(job).kinds)
-    sweep = Part(
+    sweep = PlannedRuns(
         name=f"sweep {proxy.size}",
         n_runs=n_runs,
         proxy=proxy,
