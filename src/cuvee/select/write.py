@@ -1,7 +1,7 @@
 """Write a selection: shuffled shards of text, where each document came from, and what was met.
 
 Which copies there are, their order and their shards are decided here, by lengths and hashes alone,
-which takes about a hundred bytes a document of memory. The text is read again from the pool's own
+which takes some hundred bytes of memory a document. The text is read again from the pool's own
 shards, checked against what was tokenised, and written by tasks (`shard_tasks`).
 """
 
