@@ -14,7 +14,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import psutil
@@ -88,8 +87,17 @@ def _prepare(config: PoolConfig, root: Path, *, size: str, n_tokens: int) -> Tra
 def _compare(
     run: Callable[[Path], None], work: Path, *, n_lists: int, workers: int
 ) -> dict[str, object]:
-    own, _, _ = _time(run, work / "own", nullcontext(), n_lists)
-    shared, held, idle = _time(run, work / "shared", worker_pool(workers), n_lists)
+    own = [_seconds(run, work / "own" / str(number)) for number in range(n_lists)]
+    shared: list[float] = []
+    held: list[float] = []
+    with worker_pool(workers):
+        for number in range(n_lists):
+            shared.append(_seconds(run, work / "shared" / str(number)))
+            memory = [one.memory_info() for one in psutil.Process().children()]
+            held.append(round(max(one.rss - one.shared for one in memory) / 1e6, 1))
+        before = _cpu_seconds()
+        time.sleep(_IDLE_SECONDS)
+        idle = round(_cpu_seconds() - before, 3)
     return {
         "own_seconds": [round(seconds, 2) for seconds in own],
         "shared_seconds": [round(seconds, 2) for seconds in shared],
@@ -99,22 +107,10 @@ def _compare(
     }
 
 
-def _time(
-    run: Callable[[Path], None], work: Path, block: AbstractContextManager[None], n_lists: int
-) -> tuple[list[float], list[float], float]:
-    seconds: list[float] = []
-    held: list[float] = []
-    with block:
-        for number in range(n_lists):
-            started = time.perf_counter()
-            run(work / str(number))
-            seconds.append(time.perf_counter() - started)
-            memory = [one.memory_info() for one in psutil.Process().children()]
-            held.append(round(max(one.rss - one.shared for one in memory) / 1e6, 1))
-        before = _cpu_seconds()
-        time.sleep(_IDLE_SECONDS)
-        idle = round(_cpu_seconds() - before, 3)
-    return seconds, held, idle
+def _seconds(run: Callable[[Path], None], folder: Path) -> float:
+    started = time.perf_counter()
+    run(folder)
+    return time.perf_counter() - started
 
 
 def _cpu_seconds() -> float:
