@@ -354,6 +354,7 @@ def is_running(process: psutil.Process) -> bool:
 
 def main() -> None:
     """Run the task list of a folder; the part of a test that gets killed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     folder = Path(sys.argv[1])
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = PoolConfig(shards=tuple(settings["shards"]))

@@ -39,8 +39,8 @@ def test_the_curvature_is_chosen_by_short_training(
     about = fit()
     names = [one["name"] for one in about["choice"]["compared"]]
     assert about["choice"]["chosen"] in names
-    assert {"attention/none", "attention/diagonal 0.1", "attention/refined 1"} <= set(names)
-    assert not [name for name in names if not name.startswith("attention/")]
+    assert {"all/none", "all/diagonal 0.1", "all/refined 1"} <= set(names)
+    assert not [name for name in names if not name.startswith("all/")]
     (result,) = (out / "influence-check").iterdir()
     written = (result / "runs").stat().st_mtime_ns
     direction = load_file(out / "influence" / "direction.safetensors")
