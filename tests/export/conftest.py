@@ -166,7 +166,7 @@ def maker() -> Callable[[Path, Mapping[str, int]], Maker]:
 
 
 def read_megatron(folder: Path, end: int) -> Sets:
-    """Read as IndexedDataset does; written from its layout, since the package is not installed."""
+    """Read as IndexedDataset does; written from its layout (`test_own_readers` has the package)."""
     words = (folder / "blend.txt").read_text().split()
     sets: Sets = {}
     for prefix in words[1::2]:
@@ -317,7 +317,7 @@ READERS: Mapping[str, Callable[[Path, int], Sets]] = {
     "torchtitan": read_jsonl,
     "llama-factory": read_jsonl,
 }
-"""One reader a format; only datasets is the trainer's own package, the others do not install."""
+"""One reader a format; only datasets is the trainer's own package, and see `test_own_readers`."""
 
 
 def check_epoch(made: Made, folder: Path, to: str) -> None:
