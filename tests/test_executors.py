@@ -22,7 +22,7 @@ from cuvee.errors import ArtifactError, DataError
 from cuvee.executors import Task, run_tasks, usable_cores, worker_pool
 
 N_SHARDS = 6
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds to wait for what takes well under one on an idle machine."""
 
 
