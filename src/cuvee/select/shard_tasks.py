@@ -184,8 +184,8 @@ def write_shard(spec: Mapping[str, Json], folder: Path) -> None:
         ArtifactError: Rows are missing.
     """
     root, number = Path(cast(str, spec["folder"])), int(folder.name)
-    start, end = np.load(root / _TAKEN / _ENDS, allow_pickle=False)[[number - 1, number]]
-    start = start if number else 0
+    ends = np.load(root / _TAKEN / _ENDS, allow_pickle=False)
+    start, end = ends[number - 1] if number else 0, ends[number]
     table = _gather(root / _SCATTER, cast(int, spec["n_scattered"]), number)
     place = table["place"].to_numpy()
     rows = np.argsort(place)

@@ -169,7 +169,7 @@ def write_selection(
         selection = _summarise(request.documents, mixture, plan, n_shards=len(made.shards))
         about = _describe(selection, mixture, source, request.order.first_shards, seed)
         artifacts.write_json(aside / MIXTURE, about)
-    shutil.rmtree(waiting)
+        shutil.rmtree(waiting)  # before the selection is done: nobody would look for it after
     return selection
 
 
