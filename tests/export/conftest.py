@@ -317,7 +317,7 @@ READERS: Mapping[str, Callable[[Path, int], Sets]] = {
     "torchtitan": read_jsonl,
     "llama-factory": read_jsonl,
 }
-"""One reader a format; only datasets is the trainer's own package, and see `test_own_readers`."""
+"""One reader a format, from its layout but for datasets; `test_own_readers` has the packages."""
 
 
 def check_epoch(made: Made, folder: Path, to: str) -> None:

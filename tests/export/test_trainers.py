@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from tokenizers import Tokenizer
 
 from cuvee.errors import ConfigError
 from cuvee.export.exporter import ExportConfig
@@ -245,6 +246,26 @@ def test_llama_factory_converts_shares_to_rows(made: Any, export: Any) -> None:
     settings = yaml.safe_load((mixed / "train.yaml").read_text())
     assert settings["dataset"] == "all"
     assert "interleave_probs" not in settings
+
+
+def test_a_stream_of_llama_factory_is_not_empty(made: Any, export: Any) -> None:
+    """It cuts files into as many streams as there are workers, 0 unless told otherwise."""
+    for layout in ("domains", "mixed"):
+        folder = export("llama-factory", layout=layout, name=layout)
+        settings = yaml.safe_load((folder / "train.yaml").read_text())
+        assert settings.get("streaming", False) == (layout == "domains")
+        assert not settings.get("streaming") or settings["dataloader_num_workers"] >= 1
+        (note,) = Exported.read(folder).notes
+        n_sequences = sum(made.realised.values()) // 32
+        assert f"all is {n_sequences:,} sequences" in note
+
+
+def test_the_tokenizer_is_opened_with_its_end_of_text(made: Any, export: Any) -> None:
+    """Trainers that tokenise text learn what ends a document from the tokenizer's folder."""
+    folder = export("torchtitan") / "tokenizer"
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert tokenizer.token_to_id(about["eos_token"]) == made.encoder.end_of_text
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Its ``interleave_probs`` count examples, not tokens.
 
-Source: LLaMA-Factory, data/README.md and src/llamafactory/hparams/data_args.py.
+Source: LLaMA-Factory, data/README.md, src/llamafactory/hparams/data_args.py and data/loader.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +25,9 @@ from cuvee.export.exporter import (
     phase_suffix,
 )
 from cuvee.export.text_files import JSONL, JsonLines, text_lengths
+
+_PACKED_ROWS = 1000
+"""LLaMA-Factory's default of ``preprocessing_batch_size``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,25 @@ class LlamaFactory:
             name = f"train{phase_suffix(phase, place)}.yaml"
             artifacts.write_text(folder / name, to_yaml(settings))
         path = f"{place.root}/train{phase_suffix(0, place)}.yaml"
-        return {"usage": f"the settings of {path} in the training config"}
+        return {
+            "usage": f"the settings of {path} in the training config",
+            "notes": [_unread_note(sets, place.config.context)],
+        }
 
     def lengths(self, folder: Path, files: FileSet, place: Place) -> Iterator[IntArray]:
         """Read all files again."""
         yield from text_lengths(folder, files, JSONL)
+
+
+def _unread_note(sets: Sequence[FileSet], context: int) -> str:
+    """Say what packing leaves out, and how many steps a stream takes, which has no length."""
+    n_tokens = sum(one.n_tokens for one in sets)
+    n_batches = sum(-(-one.n_documents // _PACKED_ROWS) for one in sets)
+    share = min(1.0, n_batches * (context - 1) / n_tokens)
+    return (
+        f"rows are packed {_PACKED_ROWS:,} at a time, less what does not fill a sequence: at most "
+        f"{share:.4%} of tokens; all is {n_tokens // context:,} sequences (streams need max_steps)"
+    )
 
 
 def training_settings(
@@ -98,5 +115,6 @@ def training_settings(
             "mix_strategy": strategy,
             "interleave_probs": ",".join(f"{share:.17g}" for share in shares),
             "streaming": True,
+            "dataloader_num_workers": 1,  # streams of files are cut into so many: of 0, nothing
         }
     return settings

@@ -2,7 +2,8 @@
 
 Mixed after packing, a row of every set holds as many tokens, so weights are shares of tokens.
 
-Source: torchtitan, torchtitan/components/data (README.md, dataset.py, sources.py).
+Source: torchtitan, torchtitan/components/data (README.md, dataset.py, sources.py); release 0.3.0,
+torchtitan/hf_datasets/text_datasets.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,38 +29,63 @@ from cuvee.export.text_files import JSONL, JsonLines, text_lengths
 
 _SNIPPET = '''"""The sets, each packed into rows of tokens, then mixed by shares of tokens."""
 
-from torchtitan.components.data import (
-    ConcatThenSplitPackingConfig,
-    DatasetMixConfig,
-    GrainDataLoader,
-    IndexedJsonlSource,
-    SingleDatasetConfig,
-    WeightedDataset,
-)
-from torchtitan.hf_datasets.text_datasets import TextProcessor
-
 FOLDERS = {folders}
 WEIGHTS = {weights}
 
-
-def packed(folder):
-    """Return the packed rows of a set."""
-    return ConcatThenSplitPackingConfig(
-        dataset=SingleDatasetConfig(
-            source=IndexedJsonlSource.Config(patterns=(f"{{folder}}/*.jsonl",)),
-            processor=TextProcessor.Config(),
-        )
+try:  # where torchtitan mixes with Grain
+    from torchtitan.components.data import (
+        ConcatThenSplitPackingConfig,
+        DatasetMixConfig,
+        GrainDataLoader,
+        IndexedJsonlSource,
+        SingleDatasetConfig,
+        WeightedDataset,
+    )
+    from torchtitan.hf_datasets.text_datasets import TextProcessor
+except ImportError:  # up to release 0.3
+    from datasets import load_dataset
+    from torchtitan.hf_datasets import DatasetConfig
+    from torchtitan.hf_datasets.text_datasets import (
+        DATASETS,
+        HFDataSource,
+        InterleavedHuggingFaceTextDataLoader,
     )
 
+    def load(folder):
+        """Return the documents of a set."""
+        return load_dataset("json", data_files=f"{{folder}}/*.jsonl", split="train")
 
-dataloader = GrainDataLoader.Config(
-    dataset=DatasetMixConfig(
-        datasets=tuple(
-            WeightedDataset(dataset=packed(FOLDERS[name]), weight=weight)
-            for name, weight in WEIGHTS.items()
+    def text(document):
+        """Return what is trained on."""
+        return document["text"]
+
+    for name, folder in FOLDERS.items():
+        DATASETS[name.lower()] = DatasetConfig(folder, load, text)
+
+    dataloader = InterleavedHuggingFaceTextDataLoader.Config(
+        sources=[
+            HFDataSource(dataset=name.lower(), weight=weight) for name, weight in WEIGHTS.items()
+        ]
+    )
+else:
+
+    def packed(folder):
+        """Return the packed rows of a set."""
+        return ConcatThenSplitPackingConfig(
+            dataset=SingleDatasetConfig(
+                source=IndexedJsonlSource.Config(patterns=(f"{{folder}}/*.jsonl",)),
+                processor=TextProcessor.Config(),
+            )
+        )
+
+    dataloader = GrainDataLoader.Config(
+        dataset=DatasetMixConfig(
+            datasets=tuple(
+                WeightedDataset(dataset=packed(FOLDERS[name]), weight=weight)
+                for name, weight in WEIGHTS.items()
+            )
         )
     )
-)
 '''
 
 

@@ -24,7 +24,7 @@ from cuvee.export.formats import exporter_of
 from cuvee.export.lineage import LineageFile
 from cuvee.export.pieces import Pieces
 from cuvee.export.reread import check_counts, count_again
-from cuvee.export.selection import LINEAGE, SelectionFiles
+from cuvee.export.selection import LINEAGE, SelectionFiles, copy_tokenizer
 from cuvee.export.sets import Division, divide, filled
 from cuvee.export.token_index import write_index
 
@@ -275,8 +275,7 @@ def _write(
     written = [one for _, one in full]
     facts = exporter.describe(folder, written, place)
     shutil.copyfile(selection.folder / LINEAGE, folder / "pool_lineage.parquet")
-    (folder / "tokenizer").mkdir()
-    shutil.copyfile(selection.tokenizer, folder / "tokenizer" / selection.tokenizer.name)
+    copy_tokenizer(selection.tokenizer, folder / "tokenizer")
     _describe(folder, selection, place, division, written, counted, facts)
 
 
