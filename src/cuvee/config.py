@@ -1,12 +1,13 @@
 """YAML to frozen dataclasses and back: the only edge at which pydantic is used."""
 
 import dataclasses
+import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -73,7 +74,7 @@ def parse(kind: type[T], settings: Mapping[str, Json]) -> T:
     """
     try:
         _check_plain("", settings)
-        return TypeAdapter(kind).validate_json(json.dumps(settings), strict=False)
+        made: T = _adapter(cast(Hashable, kind)).validate_json(json.dumps(settings), strict=False)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         path = _path(errors[0]["loc"])
@@ -83,11 +84,13 @@ def parse(kind: type[T], settings: Mapping[str, Json]) -> T:
         raise ConfigError(_message(kind, path, detail, len(errors) - len(same) + 1)) from error
     except RecursionError as error:
         raise ConfigError("config is nested too deeply, or an alias refers to itself.") from error
+    return made
 
 
 def dump(config: object) -> dict[str, Json]:
     """Return the resolved config as plain JSON data, defaults included."""
-    plain: dict[str, Json] = TypeAdapter(type(config)).dump_python(config, mode="json")
+    kind = cast(Hashable, type(config))
+    plain: dict[str, Json] = _adapter(kind).dump_python(config, mode="json")
     return plain
 
 
@@ -113,6 +116,12 @@ def differing_keys(one: Json, other: Json) -> list[str]:
 def fields_of(kind: type) -> list[str]:
     """Name the fields of a config dataclass."""
     return [field.name for field in dataclasses.fields(kind)]
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return pydantic's reader and writer of a dataclass; to make one takes milliseconds."""
+    return TypeAdapter(kind)
 
 
 def _check_plain(path: str, node: object) -> None:
@@ -170,7 +179,7 @@ def _message(kind: type, path: str, detail: Mapping[str, Any], n_errors: int) ->
 
 def _allowed_keys(kind: type, path: Sequence[str]) -> list[str]:
     """Walk the dataclass tree by field names; list positions are passed over."""
-    schema: Mapping[str, Any] = TypeAdapter(kind).json_schema()
+    schema: Mapping[str, Any] = _adapter(cast(Hashable, kind)).json_schema()
     definitions = schema.get("$defs", {})
     node: Mapping[str, Any] = schema
     for part in path:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import repeat
 
 import numpy as np
 import pyarrow as pa
@@ -261,17 +262,19 @@ def _read_parquet(
         columns = _parquet_columns(file, shard, config)
         if number is not None:
             columns["number"] = _number_column(file, shard, number)
-        for numbers, batch in _parquet_batches(file, columns, config, rows):
-            for row, *values in zip(numbers, *batch, strict=True):
-                gatherer.add(row, **{**_NO_FIELDS, **dict(zip(columns, values, strict=True))})
-                yield from gatherer.full()
+        for numbers, given in _parquet_batches(file, columns, config, rows):
+            fields = [given.get(name, repeat(MISSING)) for name in _FIELDS]
+            for row, text, id, domain, group, found in zip(numbers, *fields, strict=False):
+                gatherer.add(row, text=text, id=id, domain=domain, group=group, number=found)
+                if gatherer.is_full:
+                    yield from gatherer.rest()
     yield from gatherer.rest()
 
 
 def _parquet_batches(
     file: pq.ParquetFile, columns: dict[str, str], config: PoolConfig, rows: IntArray | None
-) -> Iterator[tuple[list[int], list[list[object]]]]:
-    """Read the numbers of the rows wanted and the values of each field, in small batches."""
+) -> Iterator[tuple[list[int], dict[str, list[object]]]]:
+    """Read the numbers of the rows wanted and the values of fields by name, in small batches."""
     end = 0
     for group in range(file.num_row_groups):
         for batch in file.iter_batches(
@@ -288,13 +291,11 @@ def _parquet_batches(
                     continue
                 if len(own) < batch.num_rows:
                     batch = batch.take(pa.array(own - first))
-            yield (
-                own.tolist(),
-                [_plain_column(_column(batch, name)).to_pylist() for name in columns.values()],
-            )
+            values = {field: _column(batch, name) for field, name in columns.items()}
+            yield own.tolist(), {f: _plain_column(one).to_pylist() for f, one in values.items()}
 
 
-_NO_FIELDS: dict[str, object] = dict.fromkeys(("text", "id", "domain", "group"), MISSING)
+_FIELDS = ("text", "id", "domain", "group", "number")
 
 
 def _parquet_columns(file: pq.ParquetFile, shard: Shard, config: PoolConfig) -> dict[str, str]:

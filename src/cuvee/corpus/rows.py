@@ -162,9 +162,14 @@ class Gatherer:
         """Count a row that cannot be used."""
         self._rejects.append(Reject(self.shard.url, row, reason, detail))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the batch has reached its size."""
+        return self._n_bytes >= BATCH_BYTES or len(self._rows) + len(self._rejects) >= _BATCH_ROWS
+
     def full(self) -> Iterator[DocumentBatch]:
         """Yield the batch if it has reached its size."""
-        if self._n_bytes >= BATCH_BYTES or len(self._rows) + len(self._rejects) >= _BATCH_ROWS:
+        if self.is_full:
             yield from self.rest()
 
     def rest(self) -> Iterator[DocumentBatch]:
