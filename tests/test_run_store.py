@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from cuvee.corpus.pool import PoolConfig
 from cuvee.corpus.scan import scan_pool
 from cuvee.corpus.store import TokenStore
 from cuvee.corpus.tokens import TokensConfig, make_tokenizer, tokenise_pool
-from cuvee.errors import ArtifactError, ConfigError, CuveeError, MissingDependencyError
+from cuvee.errors import ArtifactError, ConfigError, MissingDependencyError
 from cuvee.executors import Task, run_tasks, running_on
 from cuvee.export.exporter import ExportConfig
 from cuvee.export.write import export_selection
@@ -40,7 +41,7 @@ DOMAINS = ("letters", "numbers")
 WORDS = {"letters": list("abcdefghijkl"), "numbers": ["one", "two", "three", "four"]}
 PROXY = ProxyConfig(
     size="0.1m",
-    n_tokens=4096,
+    n_tokens=1024,
     context=32,
     batch_tokens=512,
     domain_evaluation_tokens=256,
@@ -227,3 +228,252 @@ def test_all_kinds_of_tasks_leave_the_bytes_of_a_local_run(
     }
     assert not list(tmp_path.glob("node-*/work/*"))
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def scan(out: Path, documents: Path) -> None:
+    """Scan the pool in tasks."""
+    pool = PoolConfig(shards=(str(documents),), validation_share=0.2)
+    scan_pool(pool, out, seed=1, workers=1)
+
+
+def task_reading(run: Path, *, name: str = "scored", **spec: Json) -> Task:
+    """Return a task that scores a shard by a model, a file of the run's, given in its spec."""
+    return Task(
+        function="cuvee.labels.passes:label_shard",
+        spec={
+            "shard": {"index": 0, "url": "", "name": "s", "format": "jsonl", "n_bytes": 1},
+            "config": {"shards": ["x"]},
+            "scorer": "heuristics",
+            "model": None,
+            "digest": "",
+            "options": {},
+            **spec,
+        },
+        folder=run / "labels" / name,
+    )
+
+
+def shard(documents: Path) -> dict[str, Json]:
+    """Return a shard of the pool as plain data."""
+    url = str(documents / "letters.jsonl")
+    return {"index": 0, "url": url, "name": "letters", "format": "jsonl", "n_bytes": 1}
+
+
+def test_a_command_that_was_killed_goes_on(documents: Path, tmp_path: Path) -> None:
+    """Killed after a task, and again while files go up; what the store has is not sent again."""
+    cluster = nodes_apart(tmp_path)
+    out = cluster.through.run
+    pool = PoolConfig(shards=(str(documents),), validation_share=0.2)
+
+    def stop(n_done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with running_on(cluster), pytest.raises(KeyboardInterrupt):
+        scan_pool(pool, out, seed=1, workers=1, on_progress=stop)
+    with running_on(cluster):
+        index = scan_pool(pool, out, seed=1, workers=1)
+        tokenizer = make_tokenizer(TokensConfig(vocabulary_size=300), index, out, seed=1)
+        written = 0
+
+        def cut(*arguments: Any) -> None:
+            nonlocal written
+            written += 1
+            if written == 2:
+                raise KeyboardInterrupt
+
+        objects = tmp_path / "store" / "objects"
+        before = set(objects.rglob("*"))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(fsspec.implementations.local.LocalFileSystem, "mv", cut)
+            with pytest.raises(KeyboardInterrupt):
+                tokenise_pool(index, out, tokenizer=tokenizer, workers=1)
+        assert all(
+            len(path.name) > 64 for path in set(objects.rglob("*")) - before if path.is_file()
+        )
+        tokenise_pool(index, out, tokenizer=tokenizer, workers=1)
+    make_tokens(tmp_path / "here", documents, 0)
+    assert digests(out) == digests(tmp_path / "here")
+    assert len(cluster.made) == 4
+
+
+def test_half_an_object_is_written_again(tmp_path: Path) -> None:
+    """Where writes can be cut off, an object without its tree counts only at its full size."""
+    through = nodes_apart(tmp_path).through
+    path = tmp_path / "model"
+    path.write_text("a model", encoding="utf-8")
+    own = artifacts.digest_file(path)
+    place = tmp_path / "store" / "objects" / own[:2] / own
+    place.parent.mkdir(parents=True)
+    place.write_text("a mo", encoding="utf-8")
+    tree = through.store.put({"model": (path, own)})
+    assert place.read_text(encoding="utf-8") == "a model"
+    assert through.store.get(tree, tmp_path / "copy") == {"model": own}
+    assert (tmp_path / "copy" / "model").read_text(encoding="utf-8") == "a model"
+
+
+def test_objects_of_a_store_of_whole_writes(tmp_path: Path) -> None:
+    """There nothing is written aside and renamed, which would cost a copy."""
+    through = RunStore.open("memory://bucket/run", tmp_path / "run")
+    (tmp_path / "a").write_bytes(b"1")
+    own = artifacts.digest_file(tmp_path / "a")
+    tree = through.store.put({"below/a": (tmp_path / "a", own)})
+    through.store.get(tree, tmp_path / "copy")
+    assert (tmp_path / "copy" / "below" / "a").read_bytes() == b"1"
+    found = through.store.filesystem.find("/bucket/run")
+    assert sorted(Path(name).name for name in found) == sorted([own, tree, "cuvee-store"])
+
+
+def test_damage_is_noticed(documents: Path, tmp_path: Path) -> None:
+    """An object that is another, or gone; and a file that changed since it was finished."""
+    cluster = nodes_apart(tmp_path)
+    out = cluster.through.run
+    out.mkdir()
+    model = out / "model.bin"
+    model.write_text("a model", encoding="utf-8")
+    task = task_reading(out, model=str(model), shard=shard(documents))
+    own = artifacts.digest_file(model)
+    place = tmp_path / "store" / "objects" / own[:2] / own
+    with running_on(cluster):
+        cluster.through.orders([task]).order(task)
+        place.write_text("a m0del", encoding="utf-8")
+        with pytest.raises(ArtifactError, match=r"is damaged: it is not the model\.bin .*; empty"):
+            list(run_tasks([task], workers=1))
+        place.unlink()
+        with pytest.raises(
+            ArtifactError, match=r"misses an object of the store .*; if it does, em"
+        ):
+            list(run_tasks([task], workers=1))
+    (place.parent.parent).rename(tmp_path / "emptied")
+    with running_on(cluster):
+        list(run_tasks([task], workers=1))
+    text = (tmp_path / "store" / "objects" / own[:2] / own).read_text(encoding="utf-8")
+    assert text == "a model"
+    scored = task.folder / "scores.parquet"
+    scored.write_bytes(b"0")
+    other = task_reading(out, name="other", shard=shard(documents), model=str(scored))
+    (tmp_path / "store" / "objects").rename(tmp_path / "emptied-again")
+    with running_on(cluster), pytest.raises(ArtifactError, match="changed since it was finished"):
+        list(run_tasks([other], workers=1))
+
+
+def test_what_comes_back_is_checked(documents: Path, tmp_path: Path) -> None:
+    """A folder that is not what its manifest says does not get into the run's folder."""
+    cluster = nodes_apart(tmp_path)
+    out = cluster.through.run
+    task = task_reading(out, shard=shard(documents))
+    with running_on(cluster):
+        list(run_tasks([task], workers=1))
+    folder = tmp_path / "made"
+    cluster.through.store.get(cluster.made[0][""], folder)
+    manifest = json.loads((folder / artifacts.MANIFEST).read_text(encoding="utf-8"))
+    manifest["seed"] = 1
+    artifacts.write_json(folder / artifacts.MANIFEST, manifest)
+    files = {path.name: (path, artifacts.digest_file(path)) for path in folder.iterdir()}
+    made = {"": cluster.through.store.put(files)}
+    other = task_reading(out, name="other")
+    with pytest.raises(ArtifactError, match="is not what its manifest says; run the same command"):
+        cluster.through.receive(other, made)
+    assert [path.name for path in (out / "labels").iterdir()] == ["scored"]
+
+
+def test_inputs_that_no_node_can_find(documents: Path, tmp_path: Path) -> None:
+    """Documents in the run's folder, relative paths, and paths that would get into an artefact."""
+    cluster = nodes_apart(tmp_path)
+    out = cluster.through.run
+    own = out / "pool" / "letters.jsonl"
+    own.parent.mkdir(parents=True)
+    own.write_bytes((documents / "letters.jsonl").read_bytes())
+    with running_on(cluster):
+        with pytest.raises(
+            ConfigError, match=r"letters\.jsonl holds documents .* outside of --out"
+        ):
+            scan(out, own.parent)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.chdir(documents)
+            with pytest.raises(ConfigError, match=r"reads 'letters\.jsonl', a path of the folder"):
+                list(run_tasks([task_reading(out, model="letters.jsonl")], workers=1))
+        task = task_reading(out, shard=shard(documents), options={"of": str(own)})
+        with pytest.raises(ArtifactError, match="scored names a file of the run's folder in its"):
+            list(run_tasks([task], workers=1))
+    assert not (out / "labels").exists()
+
+
+def test_relative_folders_are_found(documents: Path, tmp_path: Path) -> None:
+    """A run's folder given by its name alone; a folder of the name of a domain is no input."""
+    (tmp_path / "letters").mkdir()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path)
+        cluster = nodes_apart(tmp_path)
+        cluster.through = RunStore.open((tmp_path / "store").as_uri(), Path("run"))
+        with running_on(cluster):
+            make_tokens(Path("run"), documents, 1)
+        inputs = [sorted(order["inputs"]) for order in cluster.orders]
+    make_tokens(tmp_path / "here", documents, 0)
+    assert digests(tmp_path / "run") == digests(tmp_path / "here")
+    shards = [
+        f"run/corpus/index/documents/0000{n}-{name}.parquet" for n, name in enumerate(DOMAINS)
+    ]
+    tokenizer = "run/tokenizer/tokenizer.json"
+    assert sorted(inputs) == [[], [], *([one, tokenizer] for one in shards)]
+
+
+def test_stores_that_cannot_be_used(tmp_path: Path) -> None:
+    """Each is refused in one line before anything is done."""
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match=r"'nope://x' is no URL that fsspec knows"):
+        RunStore.open("nope://x", run)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "s3fs", None)
+        with pytest.raises(MissingDependencyError, match=r"cannot read s3:// \(.*s3fs"):
+            RunStore.open("s3://bucket/run", run)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/store cannot be written and read from .*Correct"):
+        RunStore.open((tmp_path / "file" / "store").as_uri(), run)
+    with pytest.raises(ConfigError, match=r"--out \. has no name, and --store needs one"):
+        RunStore.open(tmp_path.as_uri(), Path())
+    with pytest.raises(ConfigError, match="--store is for --executor ray"):
+        hands("local", 1, store=tmp_path.as_uri(), run=run).__enter__()
+
+
+def test_workers_of_a_node_fetch_once(documents: Path, tmp_path: Path) -> None:
+    """While one of them fetches an input, the others wait for it."""
+    cluster = nodes_apart(tmp_path)
+    out = cluster.through.run
+    out.mkdir()
+    (out / "model.bin").write_text("a model", encoding="utf-8")
+    tasks = [
+        task_reading(out, name=f"{n}", model=str(out / "model.bin"), shard=shard(documents))
+        for n in range(4)
+    ]
+    orders = cluster.through.orders(tasks)
+    sent = [orders.order(task) for task in tasks]
+    fetched, start = [], threading.Barrier(4)
+    get = type(cluster.through.store).get
+
+    def counted(store: Any, digest: str, folder: Path) -> dict[str, str]:
+        fetched.append(digest)
+        return get(store, digest, folder)
+
+    def work(order: dict[str, Json]) -> dict[str, str]:
+        start.wait()
+        return perform(order)
+
+    with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(4) as pool:
+        patched.setenv(NODE_DIR, str(tmp_path / "node"))
+        patched.setattr(type(cluster.through.store), "get", counted)
+        made = list(pool.map(work, sent))
+    assert len(fetched) == 1
+    assert made == [made[0]] * 4
+
+
+def test_the_folder_of_another_user_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the system's folder for temporary files anyone may make one of our name."""
+    user = os.getuid() + 1
+    monkeypatch.delenv(NODE_DIR, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.getuid", lambda: user)
+    order = {"store": "memory://x", "inputs": {}, "members": []}
+    with pytest.raises(ArtifactError, match=f"cuvee-{user} on .* is another user's; name a folder"):
+        perform(order)
