@@ -7,10 +7,12 @@ whole. Any fsspec URL serves; credentials are the business of its file system.
 """
 
 import json
+import logging
 import posixpath
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +21,18 @@ from typing import Any, Self, cast
 import fsspec
 
 from cuvee import artifacts
+from cuvee.artifacts import Json
 from cuvee.errors import ArtifactError, ConfigError, CuveeError, MissingDependencyError
+
+logger = logging.getLogger(__name__)
 
 _MARK = "cuvee-store"
 _OBJECTS = "objects"
 _WHOLE_WRITES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
-"""Protocols whose objects appear whole or not at all; elsewhere one is written aside and renamed,
-which costs these a copy."""
+"""Protocols of object stores, where an object appears whole or not at all; elsewhere it is written
+aside and renamed, which would cost these a copy."""
+_REQUESTS = 16
+"""Files put into an object store at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +92,7 @@ class ObjectStore:
         """Store files and the list of them, but for what is there.
 
         Args:
-            files: By their names in the tree: the file, and its SHA-256 as far as known.
+            files: By their names in the tree: the file and its SHA-256.
 
         Returns:
             The tree's digest.
@@ -93,15 +100,15 @@ class ObjectStore:
         Raises:
             ArtifactError: The store cannot be written, or a file is not what its digest says.
         """
-        tree = artifacts.canonical_json({name: digest for name, (_, digest) in files.items()})
-        digest = artifacts.digest_json({name: digest for name, (_, digest) in files.items()})
+        listed: Json = {name: own for name, (_, own) in files.items()}
+        tree, digest = artifacts.canonical_json(listed), artifacts.digest_json(listed)
         with _reaching(self.url, "written"):
             if self._has(digest, len(tree.encode())):
                 return digest
-            for path, own in files.values():
-                if not self._has(own, path.stat().st_size):
-                    _check(path, own, "delete its folder and run the same command again")
-                    self._write(own, path)
+            logger.info("storing %d files for tasks in %s", len(files), self.url)
+            with ThreadPoolExecutor(_REQUESTS if self._writes_whole else 1) as pool:
+                for _ in pool.map(self._put_file, files.values()):
+                    pass
             self._write(digest, tree.encode())
         return digest
 
@@ -143,6 +150,22 @@ class ObjectStore:
                 )
         return files
 
+    @property
+    def _writes_whole(self) -> bool:
+        protocol = self.filesystem.protocol
+        return not _WHOLE_WRITES.isdisjoint([protocol] if isinstance(protocol, str) else protocol)
+
+    def _put_file(self, file: tuple[Path, str]) -> None:
+        path, digest = file
+        if self._has(digest, path.stat().st_size):
+            return
+        if artifacts.digest_file(path) != digest:
+            raise ArtifactError(
+                f"{path} changed since it was finished; delete its folder and run the same command "
+                "again."
+            )
+        self._write(digest, path)
+
     def _place(self, digest: str) -> str:
         return f"{self.root}/{_OBJECTS}/{digest[:2]}/{digest}"
 
@@ -158,25 +181,19 @@ class ObjectStore:
 
     def _write(self, digest: str, content: Path | bytes) -> None:
         place = self._place(digest)
-        is_whole = not _WHOLE_WRITES.isdisjoint(_protocols(self.filesystem))
-        aside = place if is_whole else f"{place}.{uuid.uuid4().hex}"
+        aside = place if self._writes_whole else f"{place}.{uuid.uuid4().hex}"
         self._make_folder(aside)
         if isinstance(content, bytes):
             self.filesystem.pipe_file(aside, content)
         else:
             self.filesystem.put_file(str(content), aside)
-        if not is_whole:
+        if aside != place:
             self.filesystem.mv(aside, place)
 
     def _make_folder(self, path: str) -> None:
         """Make the folder of a file; object stores have none, and may try to make a bucket."""
-        if _WHOLE_WRITES.isdisjoint(_protocols(self.filesystem)):
+        if not self._writes_whole:
             self.filesystem.makedirs(posixpath.dirname(path), exist_ok=True)
-
-
-def _protocols(filesystem: Any) -> set[str]:
-    protocol = filesystem.protocol
-    return {protocol} if isinstance(protocol, str) else set(protocol)
 
 
 def _is_json_object(text: bytes) -> bool:
@@ -184,11 +201,6 @@ def _is_json_object(text: bytes) -> bool:
         return isinstance(json.loads(text), dict)
     except ValueError:
         return False
-
-
-def _check(path: Path, digest: str, remedy: str) -> None:
-    if artifacts.digest_file(path) != digest:
-        raise ArtifactError(f"{path} changed since it was finished; {remedy}.")
 
 
 @contextmanager
