@@ -75,7 +75,7 @@ class ObjectStore:
         return cls(url=whole.rstrip("/"), filesystem=filesystem, root=root.rstrip("/"))
 
     def check(self) -> None:
-        """Write a small file and read it again.
+        """Write a small file, read it again, and ask for an object that is not there.
 
         Raises:
             ConfigError: The store cannot be reached, or may not be written or read.
@@ -85,6 +85,7 @@ class ObjectStore:
             self._make_folder(mark)
             self.filesystem.pipe_file(mark, b"objects by the SHA-256 of their content\n")
             self.filesystem.cat_file(mark)
+            self._has(artifacts.digest_json("nothing"), 0)  # forbidden to who may not list
         except Exception as error:
             raise ConfigError(_said(self.url, "written and read", error)) from error
 
