@@ -74,8 +74,8 @@ class RayCluster:
         Raises:
             CuveeError: What a task raised; no other is begun, finished folders stay.
             ConfigError: A task needs a GPU and no node has one.
-            ArtifactError: A node does not see the run's folder or has another version of cuvee, or
-                a task was lost too often.
+            ArtifactError: A node does not see the run's folder or the store, or has another version
+                of cuvee; or a task was lost too often.
         """
         if self.n_gpus == 0 and any(_gpus(task) for task in tasks):
             raise ConfigError(
@@ -97,7 +97,7 @@ class RayCluster:
                     yield task
         # After an error nothing is cancelled: Ray 2.60 aborts this process where a task ends while
         # it is cancelled. Those under way end by themselves or with the connection; those that have
-        # not begun find the word gone.
+        # not begun find the word gone or, with a store, do no harm.
 
     @contextmanager
     def _orders(self, tasks: Sequence[Task]) -> Iterator[_Order]:

@@ -110,10 +110,7 @@ def make_shards(
     if not artifacts.is_done(folder / _TAKEN):
         _write_taken(request, groups, folder / _TAKEN)
     by_index = {shard.index: shard for shard in request.shards}
-    common: dict[str, Json] = {
-        "taken": str(folder / _TAKEN),
-        "settings": dump(request.settings),
-    }
+    common: dict[str, Json] = {"taken": str(folder / _TAKEN), "settings": dump(request.settings)}
     scatter = [
         Task(
             function=f"{__name__}:scatter_copies",
@@ -127,15 +124,11 @@ def make_shards(
         )
         for number, group in enumerate(groups)
     ]
-    gathered: dict[str, Json] = {
-        "scattered": str(folder / _SCATTER),
-        "n_scattered": len(groups),
-        "domains": request.domains,
-    }
+    read: dict[str, Json] = {"scattered": str(folder / _SCATTER), "n_scattered": len(groups)}
     write = [
         Task(
             function=f"{__name__}:write_shard",
-            spec={**common, **gathered},
+            spec={**common, **read, "domains": request.domains},
             folder=folder / _SHARDS / f"{number:05d}",
         )
         for number in range(len(request.order.ends))
