@@ -29,6 +29,7 @@ from cuvee.proxy.machine import choose_device, stack_devices
 from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import ProxyConfig, SweepInputs, train_all, training_spec
 from cuvee.ray_executor import RayCluster, on_ray
+from cuvee.run_store import NODE_DIR, RunStore
 from cuvee.select import copies_table
 from cuvee.select.copies_table import CopiesConfig, write_copies
 from cuvee.select.label_files import LabelFiles
@@ -55,18 +56,26 @@ PROXY = ProxyConfig(
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder below which each node has one for its copies."""
+    return tmp_path_factory.mktemp("nodes")
+
+
+@pytest.fixture(scope="module")
+def nodes(copies: Path) -> Iterator[Any]:
     """Give three nodes on this machine, a processor each."""
     pytest.importorskip("ray", reason="the extra cuvee[ray]")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True, head_node_args={**NODE, "_system_config": QUICK_TO_NOTICE}
-    )
-    for _ in range(2):
-        cluster.add_node(**NODE)
-    yield cluster
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(NODE_DIR, str(copies / "0"))
+        cluster = Cluster(
+            initialize_head=True, head_node_args={**NODE, "_system_config": QUICK_TO_NOTICE}
+        )
+        for number in (1, 2):
+            cluster.add_node(**NODE, env_vars={NODE_DIR: str(copies / str(number))})
+        yield cluster
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +215,29 @@ def test_a_sweep_survives_a_node_and_two_workers(
     train_all(specs, tmp_path / "local", workers=0)
     assert digests(tmp_path / "ray", list(specs)) == digests(tmp_path / "local", list(specs))
     assert sorted(path.name for path in (tmp_path / "ray").iterdir()) == sorted(specs)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")
+def test_nodes_that_share_only_a_store(
+    specs: dict[str, TrainingSpec], nodes: Any, ray: RayCluster, copies: Path, tmp_path: Path
+) -> None:
+    """A sweep on their own copies, a node and two workers lost, has the bytes of a local one."""
+    pool = Path(specs["00"].pool)
+    store = RunStore.open((tmp_path / "store").as_uri(), pool.parent)
+    there = pool.parent / "sweep"
+    with (
+        losses(nodes, "cuvee.proxy.train:train_proxy") as lose,
+        on_ray(nodes.address, store=store),
+    ):
+        train_all(specs, there, workers=3, on_done=lambda name: lose())
+    train_all(specs, tmp_path / "local", workers=0)
+    assert digests(there, list(specs)) == digests(tmp_path / "local", list(specs))
+    read = artifacts.digest_of(pool)
+    found = [path.read_text(encoding="utf-8").strip() for path in copies.glob("*/inputs/*/*/done")]
+    assert len(found) >= 2
+    assert set(found) == {read}
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import TextIO, TypeAlias, cast
 
 from cuvee.errors import ArtifactError
 
@@ -28,6 +28,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 DONE = "done"
 TIMING = "timing.json"
+_MARKS = (MANIFEST, DONE)
 LOCK = ".lock"
 _PATIENCE = 5.0
 """Seconds in which one who comes or goes has let go of the lock."""
@@ -133,11 +134,59 @@ def writing(
         "settings": settings,
         "seed": seed,
         "inputs": dict(inputs),
-        "files": _file_digests(aside, known or {}),
+        "files": file_digests(aside, known or {}),
     }
     write_json(aside / MANIFEST, manifest)
     (aside / DONE).write_text(digest_json(manifest) + "\n", encoding="utf-8")
     _finish(aside, own, folder, digest=digest_json(manifest))
+
+
+@contextmanager
+def receiving(folder: Path, *, known: Mapping[str, str]) -> Iterator[Path]:
+    """Take over an artefact that was finished elsewhere; it appears under its name, checked.
+
+    Args:
+        folder: Where the artefact will stand. Must not be finished yet.
+        known: SHA-256 of files that need not be read again, as of `writing`.
+
+    Yields:
+        The folder to copy it into, done mark and all, ``<folder>.<writer>.partial``, empty.
+
+    Raises:
+        ArtifactError: As of `writing`; or the copy is not what its manifest and its mark say.
+    """
+    _check_free(folder)
+    _remove_remains(folder)
+    aside = _own_aside(folder)
+    aside.mkdir(parents=True)
+    own = aside.stat()
+    try:
+        yield aside
+        manifest = cast(Mapping[str, Json], read_json(aside / MANIFEST))
+        made = {name: own for name, own in file_digests(aside, known).items() if name not in _MARKS}
+        if manifest.get("files") != made or digest_json(manifest) != digest_of(aside):
+            raise ArtifactError(
+                f"what came for {folder} is not what its manifest says; run the same command again."
+            )
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    _finish(aside, own, folder, digest=digest_json(manifest))
+
+
+def file_digests(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """Return the SHA-256 of an artefact's files by path below it, without timings and logs.
+
+    Args:
+        folder: Any folder.
+        known: Digests of files that need not be read.
+    """
+    names = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != TIMING and path.suffix != ".log"
+    }
+    return {name: known.get(name) or digest_file(path) for name, path in names.items()}
 
 
 def is_done(folder: Path) -> bool:
@@ -343,12 +392,3 @@ def _finish(aside: Path, own: os.stat_result, folder: Path, *, digest: str) -> N
             f"{folder} was being written by another process as well ({error}); run the same "
             "command again when that one has ended."
         ) from error
-
-
-def _file_digests(folder: Path, known: Mapping[str, str]) -> dict[str, Json]:
-    names = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != TIMING and path.suffix != ".log"
-    }
-    return {name: known.get(name) or digest_file(path) for name, path in names.items()}

@@ -1,9 +1,10 @@
 """Run task lists on a Ray cluster: one that runs already, or one started on this machine.
 
-Only a task's function name, JSON spec and paths travel; what it reads and leaves stays in files, so
-every node must see the folder of the run, and the folder the command was started in, under the same
-paths. Ray gives the task of a lost worker or node to another one: a folder is written aside and
-renamed (`artifacts.writing`), so it does not matter how far the lost one came.
+Only a task's function name, JSON spec and paths travel; what it reads and leaves stays in files.
+Either every node sees the folder of the run, and the folder the command was started in, under the
+same paths, or nodes take and leave files in an object store (`run_store`). Ray gives the task of a
+lost worker or node to another one: a folder is written aside and renamed (`artifacts.writing`), so
+it does not matter how far the lost one came.
 """
 
 import functools
@@ -15,16 +16,17 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
-from cuvee import executors
+from cuvee import executors, run_store
 from cuvee.artifacts import Json
 from cuvee.errors import ArtifactError, ConfigError, CuveeError, MissingDependencyError
 from cuvee.executors import THREAD_VARIABLES, Task
+from cuvee.run_store import RunStore
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +42,18 @@ _PATIENCE_SECONDS = 60.0
 long the cluster may be without a processor before that is said."""
 
 
+_Order: TypeAlias = Callable[[Task], dict[str, Json]]
+"""Describes a task for a node."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RayCluster:
     """A Ray cluster this process is connected to; made by `on_ray`."""
 
     ray: Any
     """The module."""
+    store: RunStore | None = None
+    """What tasks exchange files through; None: a file system that all nodes share."""
 
     @property
     def n_cpus(self) -> int:
@@ -66,8 +74,8 @@ class RayCluster:
         Raises:
             CuveeError: What a task raised; no other is begun, finished folders stay.
             ConfigError: A task needs a GPU and no node has one.
-            ArtifactError: A node does not see the run's folder or has another version of cuvee, or
-                a task was lost too often.
+            ArtifactError: A node does not see the run's folder or the store, or has another version
+                of cuvee; or a task was lost too often.
         """
         if self.n_gpus == 0 and any(_gpus(task) for task in tasks):
             raise ConfigError(
@@ -76,32 +84,47 @@ class RayCluster:
             )
         queue = list(reversed(tasks))
         waiting: dict[Any, Task] = {}
-        folder = _common_folder(tasks)
-        with _marked(folder) as word:
+        with self._orders(tasks) as order:
             while queue or waiting:
-                while queue and len(waiting) < workers:
-                    task = queue.pop()
-                    waiting[self._hand_in(task, folder, word)] = task
+                self._fill(waiting, queue, order, workers)
                 for ref in self._wait(list(waiting)):
                     task = waiting.pop(ref)
-                    self._result(ref, task)
+                    made = self._result(ref, task)
+                    self._fill(waiting, queue, order, workers)
+                    if self.store is not None:
+                        self.store.receive(task, json.loads(made))
                     _await_sight(task)
                     yield task
         # After an error nothing is cancelled: Ray 2.60 aborts this process where a task ends while
         # it is cancelled. Those under way end by themselves or with the connection; those that have
-        # not begun find the word gone.
+        # not begun find the word gone or, with a store, do no harm.
 
-    def _hand_in(self, task: Task, run: Path, word: str) -> Any:
-        order: dict[str, Json] = {
-            "function": task.function,
-            "spec": task.spec,
-            "folder": str(task.folder),
-            "members": task.members,
-            "working_folder": str(Path.cwd()),
-            "run": str(run),
-            "word": word,
-            "version": importlib.metadata.version("cuvee"),
-        }
+    @contextmanager
+    def _orders(self, tasks: Sequence[Task]) -> Iterator[_Order]:
+        """Give what describes a task for a node."""
+        if self.store is not None:
+            yield self.store.orders(tasks).order
+            return
+        run = _common_folder(tasks)
+        with _marked(run) as word:
+            yield lambda task: {
+                "function": task.function,
+                "spec": task.spec,
+                "folder": str(task.folder),
+                "members": task.members,
+                "working_folder": str(Path.cwd()),
+                "run": str(run),
+                "word": word,
+            }
+
+    def _fill(
+        self, waiting: dict[Any, Task], queue: list[Task], order: _Order, workers: int
+    ) -> None:
+        while queue and len(waiting) < workers:
+            task = queue.pop()
+            waiting[self._hand_in(task, order(task))] = task
+
+    def _hand_in(self, task: Task, order: dict[str, Json]) -> Any:
         remote = self.ray.remote(_work).options(
             num_cpus=1,
             num_gpus=_gpus(task),
@@ -110,7 +133,8 @@ class RayCluster:
             scheduling_strategy="SPREAD",
             name=f"{task.function} {task.folder.name}",
         )
-        return remote.remote(json.dumps(order))
+        version = importlib.metadata.version("cuvee")
+        return remote.remote(json.dumps({**order, "version": version}))
 
     def _wait(self, refs: list[Any]) -> list[Any]:
         """Wait for the first to end, saying so where no node is left to work."""
@@ -121,9 +145,9 @@ class RayCluster:
             if self.n_cpus == 0:
                 logger.warning("the Ray cluster has no node left with a processor; waiting for one")
 
-    def _result(self, ref: Any, task: Task) -> None:
+    def _result(self, ref: Any, task: Task) -> str:
         try:
-            self.ray.get(ref)
+            return str(self.ray.get(ref))
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, CuveeError | OSError):
                 raise error.cause from error
@@ -143,7 +167,9 @@ class RayCluster:
 
 
 @contextmanager
-def on_ray(address: str | None = None, *, workers: int | None = None) -> Iterator[RayCluster]:
+def on_ray(
+    address: str | None = None, *, workers: int | None = None, store: RunStore | None = None
+) -> Iterator[RayCluster]:
     """Send the tasks of this block to Ray.
 
     Args:
@@ -151,6 +177,8 @@ def on_ray(address: str | None = None, *, workers: int | None = None) -> Iterato
             takes the variable RAY_ADDRESS, and without it starts a cluster on this machine, which
             ends with the block.
         workers: Processors of a cluster started here; None gives all.
+        store: What tasks exchange files through (`RunStore.open`); None where all nodes share a
+            file system.
 
     Yields:
         The cluster.
@@ -163,7 +191,7 @@ def on_ray(address: str | None = None, *, workers: int | None = None) -> Iterato
     is_ours = not ray.is_initialized()
     if is_ours:
         _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local", workers)
-    cluster = RayCluster(ray=ray)
+    cluster = RayCluster(ray=ray, store=store)
     try:
         if cluster.n_cpus == 0:
             raise ConfigError(
@@ -264,10 +292,16 @@ def _await_sight(task: Task) -> None:
         time.sleep(0.1)
 
 
-def _work(order: str) -> None:
-    """Run one task on a node of the cluster."""
+def _work(order: str) -> str:
+    """Run one task on a node of the cluster; return what it has put into the store, as JSON."""
     given: dict[str, Any] = json.loads(order)
-    _check_node(given)
+    _check_version(given)
+    _prepare_worker()
+    if "store" in given:
+        os.chdir(run_store.node_folder())
+        with executors.one_thread():
+            return json.dumps(run_store.perform(given))
+    _check_sight(given)
     os.chdir(given["working_folder"])
     task = Task(
         function=given["function"],
@@ -275,9 +309,12 @@ def _work(order: str) -> None:
         folder=Path(given["folder"]),
         members=tuple(given["members"]),
     )
-    if task.is_done:  # by a worker that was lost before it could say so
-        return
-    _prepare_worker()
+    if not task.is_done:  # by a worker that was lost before it could say so
+        _call(task)
+    return "{}"
+
+
+def _call(task: Task) -> None:
     try:
         with executors.one_thread():
             executors.call(task)
@@ -286,20 +323,23 @@ def _work(order: str) -> None:
             raise
 
 
-def _check_node(given: Mapping[str, Any]) -> None:
-    node = socket.gethostname()
-    run, here = Path(given["run"]), Path(given["working_folder"])
-    if _word_in(run) != given["word"] or not here.is_dir():
-        raise ArtifactError(
-            f"node {node} of the Ray cluster does not see {run if here.is_dir() else here}. "
-            "Tasks exchange files: put --out, the pool and the folder the command is started in on "
-            "a file system that all nodes share under one path."
-        )
+def _check_version(given: Mapping[str, Any]) -> None:
     version = importlib.metadata.version("cuvee")
     if version != given["version"]:
         raise ArtifactError(
-            f"node {node} of the Ray cluster has cuvee {version}, this machine {given['version']}; "
-            "install the same version on all."
+            f"node {socket.gethostname()} of the Ray cluster has cuvee {version}, this machine "
+            f"{given['version']}; install the same version on all."
+        )
+
+
+def _check_sight(given: Mapping[str, Any]) -> None:
+    run, here = Path(given["run"]), Path(given["working_folder"])
+    if _word_in(run) != given["word"] or not here.is_dir():
+        raise ArtifactError(
+            f"node {socket.gethostname()} of the Ray cluster does not see "
+            f"{run if here.is_dir() else here}. Tasks exchange files: put --out, the pool and the "
+            "folder the command is started in on a file system that all nodes share under one "
+            "path, or give --store."
         )
 
 

@@ -368,7 +368,13 @@ def test_missing_rows_are_found_by_who_writes(pool: Pool, tmp_path: Path) -> Non
             on_progress=stop,
         )
     (folder,) = (tmp_path / "s.pieces").iterdir()
-    spec = {"folder": str(folder), "n_scattered": 1, "domains": DOMAINS, "settings": {}}
+    spec = {
+        "taken": str(folder / "taken"),
+        "scattered": str(folder / "scatter"),
+        "n_scattered": 1,
+        "domains": DOMAINS,
+        "settings": {},
+    }
     with pytest.raises(ArtifactError, match=r"rows of shard 1\. Delete it and run the same"):
         write_shard(spec, folder / "shards" / "00001")
 

@@ -8,7 +8,14 @@ import typer
 
 from cuvee import artifacts
 from cuvee.artifacts import Json
-from cuvee.cli.options import Executor, Quiet, Verbose, Workers, hands
+from cuvee.cli.options import (
+    Executor,
+    Quiet,
+    Store,
+    Verbose,
+    Workers,
+    hands,
+)
 from cuvee.cli.progress import progress_bars
 from cuvee.errors import DataError
 from cuvee.policy.quality_curve import curves_from_json
@@ -57,6 +64,7 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")] = 0,
         workers: Workers = None,
         executor: Executor = "local",
+        store: Store = None,
         quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
@@ -72,7 +80,10 @@ def register(app: typer.Typer) -> None:
             n_tokens=tokens,
             in_memory_rows=in_memory_rows,
         )
-        with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as advance:
+        with (
+            hands(executor, workers, store=store, run=out) as n_hands,
+            progress_bars(shown=not quiet) as advance,
+        ):
             made = write_copies(
                 out,
                 found,

@@ -15,6 +15,7 @@ from cuvee.cli.options import (
     Out,
     Quiet,
     Settings,
+    Store,
     Verbose,
     Workers,
     hands,
@@ -72,6 +73,7 @@ def register(app: typer.Typer) -> None:
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",
+        store: Store = None,
         method: Method = "regmix",
         as_json: AsJson = False,
         quiet: Quiet = False,
@@ -88,8 +90,12 @@ def register(app: typer.Typer) -> None:
                 )
             if to is not None:
                 _check_trainer(to, method)
-            with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
-                job = Job(out=out_folder(out, source), workers=n_hands, progress=progress)
+            folder = out_folder(out, source)
+            with (
+                hands(executor, workers, store=store, run=folder) as n_hands,
+                progress_bars(shown=not quiet) as progress,
+            ):
+                job = Job(out=folder, workers=n_hands, progress=progress)
                 run_step("design", source, job, method=method, settings=tuple(settings or ()))
             if to is not None:
                 _write_configs(source, job, settings, to, root, data, as_json=as_json)

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from cuvee.cli.options import AsJson, Executor, Quiet, Settings, Verbose, Workers, hands
+from cuvee.cli.options import (
+    AsJson,
+    Executor,
+    Quiet,
+    Settings,
+    Store,
+    Verbose,
+    Workers,
+    hands,
+)
 from cuvee.cli.progress import progress_bars
 from cuvee.corpus.minhash import NearDuplicatesConfig
 from cuvee.methods.duplicates import count_duplicates, describe_duplicates
@@ -39,6 +48,7 @@ def register(app: typer.Typer) -> None:
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",
+        store: Store = None,
         as_json: AsJson = False,
         quiet: Quiet = False,
         verbose: Verbose = False,
@@ -48,7 +58,7 @@ def register(app: typer.Typer) -> None:
         pool = load_compared(config, tuple(settings or ())).pool
         place = out if out is not None else Path(f"{config.stem}-duplicates")
         with (
-            hands(executor, workers) as n_hands,
+            hands(executor, workers, store=store, run=place) as n_hands,
             progress_bars(shown=not quiet and not as_json) as progress,
         ):
             job = Job(out=place, workers=n_hands, progress=progress)

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from cuvee.cli.options import AsJson, Executor, Quiet, Verbose, Workers, hands
+from cuvee.cli.options import (
+    AsJson,
+    Executor,
+    Quiet,
+    Store,
+    Verbose,
+    Workers,
+    hands,
+)
 from cuvee.cli.progress import progress_bars
 from cuvee.export.exporter import ExportConfig, Layout
 from cuvee.export.formats import EXPORTERS, exporter_of
@@ -52,6 +60,7 @@ def register(app: typer.Typer) -> None:
         ] = 256 << 20,
         workers: Workers = None,
         executor: Executor = "local",
+        store: Store = None,
         as_json: AsJson = False,
         quiet: Quiet = False,
         verbose: Verbose = False,
@@ -72,7 +81,7 @@ def register(app: typer.Typer) -> None:
             file_bytes=file_bytes,
         )
         with (
-            hands(executor, workers) as n_hands,
+            hands(executor, workers, store=store, run=out) as n_hands,
             progress_bars(shown=not quiet and not as_json) as advance,
         ):
             made = export_selection(

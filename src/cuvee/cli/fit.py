@@ -13,6 +13,7 @@ from cuvee.cli.options import (
     Out,
     Quiet,
     Settings,
+    Store,
     Verbose,
     Workers,
     hands,
@@ -89,6 +90,7 @@ def register(app: typer.Typer) -> None:
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",
+        store: Store = None,
         method: Method = "regmix",
         as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
         quiet: Quiet = False,
@@ -96,8 +98,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Fit the loss as a function of the mixture and cross-validate it."""
         if config is not None and weights is None and losses is None:
-            with hands(executor, workers) as n_hands:
-                job = Job(out=out_folder(out, config), workers=n_hands)
+            folder = out_folder(out, config)
+            with hands(executor, workers, store=store, run=folder) as n_hands:
+                job = Job(out=folder, workers=n_hands)
                 run_step("fit", config, job, method=method, settings=tuple(settings or ()))
             return
         if config is not None or weights is None or losses is None or out is None:

@@ -15,6 +15,7 @@ from cuvee.cli.options import (
     Out,
     Quiet,
     Settings,
+    Store,
     Verbose,
     Workers,
     hands,
@@ -40,6 +41,7 @@ def score(
     settings: Settings = None,
     workers: Workers = None,
     executor: Executor = "local",
+    store: Store = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -51,7 +53,7 @@ def score(
     loaded, folder = quad.load_config(config, tuple(settings or ())), out_folder(out, config)
     with (
         artifacts.locked(folder),
-        hands(executor, workers) as n_hands,
+        hands(executor, workers, store=store, run=folder) as n_hands,
         progress_bars(shown=not quiet and not as_json) as progress,
     ):
         job = Job(out=folder, workers=n_hands, progress=progress)
@@ -84,6 +86,7 @@ def check(
     settings: Settings = None,
     workers: Workers = None,
     executor: Executor = "local",
+    store: Store = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -97,7 +100,7 @@ def check(
     )
     with (
         artifacts.locked(folder),
-        hands(executor, workers) as n_hands,
+        hands(executor, workers, store=store, run=folder) as n_hands,
         progress_bars(shown=not quiet and not as_json) as progress,
     ):
         job = Job(out=folder, workers=n_hands, progress=progress)

@@ -31,6 +31,14 @@ Executor: TypeAlias = Annotated[
         "machine; ray:HOST:PORT or ray:auto, a cluster that runs. The results are the same.",
     ),
 ]
+Store: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        help="With --executor ray: an fsspec URL, such as s3://bucket/folder, that nodes take "
+        "files from and leave them in, where they share no file system.",
+    ),
+]
 Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, no warnings; errors only.")
 ]
@@ -54,21 +62,32 @@ def n_workers(workers: int | None) -> int:
 
 
 @contextmanager
-def hands(executor: str, workers: int | None) -> Iterator[int]:
+def hands(
+    executor: str, workers: int | None, *, store: str | None = None, run: Path | None = None
+) -> Iterator[int]:
     """Send the tasks of a block to the chosen executor; all lists of tasks share its workers.
 
     Args:
         executor: ``local``, ``ray`` or ``ray:ADDRESS``.
         workers: As given; None is one for each core, here or of the cluster.
+        store: URL that a cluster's tasks exchange files through; None: a common file system.
+        run: The run's folder; needed with a store.
 
     Yields:
         The number of workers.
 
     Raises:
-        ConfigError: The executor is none of these, or has no worker processes to do without.
+        ConfigError: The executor is none of these, or has no worker processes to do without; or the
+            store cannot be used.
+        MissingDependencyError: Ray, or what reads the store's protocol, is not installed.
     """
     kind, _, address = executor.partition(":")
     if executor == "local":
+        if store is not None:
+            raise ConfigError(
+                "--store is for --executor ray: tasks of this machine have their files. Leave one "
+                "of them out."
+            )
         n_local = n_workers(workers)
         with worker_pool(n_local):
             yield n_local
@@ -83,8 +102,10 @@ def hands(executor: str, workers: int | None) -> Iterator[int]:
         )
     # Imported on demand: most commands run here.
     from cuvee.ray_executor import on_ray
+    from cuvee.run_store import RunStore
 
-    with on_ray(address or None, workers=workers) as cluster:
+    through = RunStore.open(store, run) if store is not None and run is not None else None
+    with on_ray(address or None, workers=workers, store=through) as cluster:
         yield cluster.n_cpus if workers is None else workers
 
 

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from cuvee.cli import assignments
-from cuvee.cli.options import AsJson, Executor, Quiet, Settings, Verbose, Workers, hands
+from cuvee.cli.options import (
+    AsJson,
+    Executor,
+    Quiet,
+    Settings,
+    Store,
+    Verbose,
+    Workers,
+    hands,
+)
 from cuvee.cli.progress import progress_bars
 from cuvee.corpus.overlap import OverlapConfig
 from cuvee.methods.job import Job
@@ -65,6 +74,7 @@ def register(app: typer.Typer) -> None:
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",
+        store: Store = None,
         as_json: AsJson = False,
         quiet: Quiet = False,
         verbose: Verbose = False,
@@ -74,15 +84,12 @@ def register(app: typer.Typer) -> None:
             n=n, shortest=min(shortest, n), min_runs=min_runs, min_share=min_share
         )
         compared = load_compared(config, tuple(settings or ()))
+        place = out if out is not None else Path(f"{config.stem}-overlap")
         with (
-            hands(executor, workers) as n_hands,
+            hands(executor, workers, store=store, run=place) as n_hands,
             progress_bars(shown=not quiet and not as_json) as progress,
         ):
-            job = Job(
-                out=out if out is not None else Path(f"{config.stem}-overlap"),
-                workers=n_hands,
-                progress=progress,
-            )
+            job = Job(out=place, workers=n_hands, progress=progress)
             found = check_overlap(
                 compared,
                 job,

@@ -13,6 +13,7 @@ from cuvee.cli.options import (
     Out,
     Quiet,
     Settings,
+    Store,
     Verbose,
     Workers,
     hands,
@@ -37,6 +38,7 @@ def register(app: typer.Typer) -> None:
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",
+        store: Store = None,
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Print the plan and its cost; train nothing.")
         ] = False,
@@ -54,7 +56,7 @@ def register(app: typer.Typer) -> None:
             return
         with (
             artifacts.locked(folder),
-            hands(executor, workers) as n_hands,
+            hands(executor, workers, store=store, run=folder) as n_hands,
             progress_bars(shown=not quiet and not as_json) as progress,
         ):
             job = Job(out=folder, workers=n_hands, progress=progress)

@@ -14,6 +14,7 @@ from cuvee.cli.options import (
     Out,
     Quiet,
     Settings,
+    Store,
     Verbose,
     Workers,
     hands,
@@ -82,6 +83,7 @@ def register(app: typer.Typer) -> None:
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",
+        store: Store = None,
         method: Method = "regmix",
         as_json: AsJson = False,
         quiet: Quiet = False,
@@ -97,8 +99,12 @@ def register(app: typer.Typer) -> None:
                     "--seed and --json belong to the folder of a predictor; with a config set "
                     "search.bounds and the like in it."
                 )
-            with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
-                job = Job(out=out_folder(out, source), workers=n_hands, progress=progress)
+            folder = out_folder(out, source)
+            with (
+                hands(executor, workers, store=store, run=folder) as n_hands,
+                progress_bars(shown=not quiet) as progress,
+            ):
+                job = Job(out=folder, workers=n_hands, progress=progress)
                 run_step("search", source, job, method=method, settings=tuple(settings or ()))
             return
         if out is None or settings:

@@ -14,6 +14,7 @@ from cuvee.cli.options import (
     Out,
     Quiet,
     Settings,
+    Store,
     Verbose,
     Workers,
     hands,
@@ -57,12 +58,17 @@ def _command(verb: str) -> Callable[..., None]:
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",
+        store: Store = None,
         method: Method = "regmix",
         quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
-        with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
-            job = Job(out=out_folder(out, config), workers=n_hands, progress=progress)
+        folder = out_folder(out, config)
+        with (
+            hands(executor, workers, store=store, run=folder) as n_hands,
+            progress_bars(shown=not quiet) as progress,
+        ):
+            job = Job(out=folder, workers=n_hands, progress=progress)
             run_step(verb, config, job, method=method, settings=tuple(settings or ()))
 
     return command
@@ -74,6 +80,7 @@ def _train(
     settings: Settings = None,
     workers: Workers = None,
     executor: Executor = "local",
+    store: Store = None,
     method: Method = "regmix",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print tokens, FLOPs and a time estimate.")
@@ -105,8 +112,12 @@ def _train(
         plan = chosen.dry_run(chosen.load(config, given), job)
         typer.echo(chosen.describe_plan(plan))
         return
-    with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
-        job = Job(out=out_folder(out, config), workers=n_hands, progress=progress)
+    folder = out_folder(out, config)
+    with (
+        hands(executor, workers, store=store, run=folder) as n_hands,
+        progress_bars(shown=not quiet) as progress,
+    ):
+        job = Job(out=folder, workers=n_hands, progress=progress)
         if not prepare and part is None:
             run_step("train", config, job, method=method, settings=given)
             return

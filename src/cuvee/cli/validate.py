@@ -12,6 +12,7 @@ from cuvee.cli.options import (
     Out,
     Quiet,
     Settings,
+    Store,
     Verbose,
     Workers,
     hands,
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",
+        store: Store = None,
         method: Method = "regmix",
         ladder: Annotated[
             str | None,
@@ -72,7 +74,10 @@ def register(app: typer.Typer) -> None:
             )
             loaded = method_named(method).load(config, overrides)
             transfer.require_mixtures(loaded)
-        with hands(executor, workers) as n_hands, progress_bars(shown=not quiet) as progress:
+        with (
+            hands(executor, workers, store=store, run=folder) as n_hands,
+            progress_bars(shown=not quiet) as progress,
+        ):
             job = Job(out=folder, workers=n_hands, progress=progress)
             run_step("validate", config, job, method=method, settings=overrides)
             if asked:

@@ -34,14 +34,20 @@ def make_piece(spec: Mapping[str, Json], folder: Path) -> None:
     """Divide one part of the selection by set; a task of `executors`.
 
     Args:
-        spec: ``part`` (its path), ``index`` (of its tokens), ``tokenizer``, ``domains`` (names),
-            ``sets`` (number of the set of each domain in this part's phase), ``content``.
+        spec: ``part`` (its path), ``index`` (of its tokens), ``store`` they stand in (None where
+            there is none), ``tokenizer``, ``domains`` (names), ``sets`` (number of the set of each
+            domain in this part's phase), ``content``.
         folder: The piece's artefact folder.
 
     Raises:
         DataError: The part names a domain that mixture.json does not have.
     """
-    index = TokenIndex(Path(cast(str, spec["index"])), Path(cast(str, spec["tokenizer"])))
+    store = cast("str | None", spec["store"])
+    index = TokenIndex(
+        Path(cast(str, spec["index"])),
+        Path(cast(str, spec["tokenizer"])),
+        Path(store) if store is not None else None,
+    )
     set_of = np.asarray(spec["sets"], dtype=np.int64)
     has_text = spec["content"] == "text"
     path = Path(cast(str, spec["part"]))

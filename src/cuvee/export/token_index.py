@@ -59,8 +59,8 @@ def write_index(folder: Path, selection: SelectionFiles) -> Path:
         np.save(aside / "shard.npy", shard)
         for column, values in found.items():
             np.save(aside / f"{column}.npy", values)
-        about: artifacts.Json = {
-            "files": [str((store / name / IDS).resolve()) for name in shards if store is not None],
+        about: dict[str, artifacts.Json] = {
+            "shards": shards,
             "is_complete": bool(np.all(shard >= 0)),
         }
         artifacts.write_json(aside / _ABOUT, about)
@@ -83,19 +83,21 @@ def _search(keys: KeyArray, wanted: KeyArray) -> tuple[IntArray, BoolArray]:
 class TokenIndex:
     """The tokens of selected documents: from the store where they are there, else encoded anew."""
 
-    def __init__(self, folder: Path, tokenizer: Path) -> None:
+    def __init__(self, folder: Path, tokenizer: Path, store: Path | None) -> None:
         """Map an index.
 
         Args:
             folder: Written by `write_index`.
             tokenizer: The run's tokenizer.json.
+            store: The token store it is of, if there is one.
         """
         about = cast(dict[str, Any], artifacts.read_json(folder / _ABOUT))
         self._key, self._shard, self._offset, self._n_tokens, self._n_bytes = (
             np.load(folder / f"{name}.npy", mmap_mode="r")
             for name in ("key", "shard", "offset", "n_tokens", "n_bytes")
         )
-        self._files: list[str] = about["files"]
+        self._store = store
+        self._shards: list[str] = about["shards"]
         self.is_complete: bool = about["is_complete"]
         self._encoder = Encoder(tokenizer)
         self._ids: dict[int, npt.NDArray[np.unsignedinteger[Any]]] = {}
@@ -144,6 +146,7 @@ class TokenIndex:
 
     def _of_shard(self, shard: int) -> TokenArray:
         if shard not in self._ids:
-            file = self._files[shard]
+            assert self._store is not None, "an index without a store knows no document"
+            file = self._store / self._shards[shard] / IDS
             self._ids[shard] = np.asarray(np.memmap(file, dtype=self._encoder.dtype, mode="r"))
         return self._ids[shard]

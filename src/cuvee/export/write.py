@@ -232,6 +232,7 @@ def _pieces(
             spec={
                 "part": str(part),
                 "index": str(index),
+                "store": str(selection.store) if selection.store is not None else None,
                 "tokenizer": str(selection.tokenizer),
                 "domains": selection.domains,
                 "sets": division.set_of[phase],

@@ -6,7 +6,7 @@ draws     documents whose copies were drawn, and their tokens by the hash they a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeAlias, cast
 
@@ -99,11 +99,21 @@ def run_pass(
     Returns:
         Folders of the parts, in order.
     """
-    function = f"{__name__}:{_FUNCTIONS[name.removesuffix('-finer')]}"
+    kind, is_finer = name.removesuffix("-finer"), name.endswith("-finer")
+    common: dict[str, Json] = {
+        "request": str(folder / REQUEST),
+        "labels": dump(request.labels),
+        "divided": str(divided_folder(folder, kind)) if is_finer else None,
+        **{what: str(folder / what) for what in _READ[kind]},
+    }
     tasks = [
         Task(
-            function=function,
-            spec={"folder": str(folder), "part": number, "finer": name.endswith("-finer")},
+            function=f"{__name__}:{_FUNCTIONS[kind]}",
+            spec={
+                **common,
+                "part": number,
+                "counted": str(folder / "tokens" / f"{number:05d}") if kind == "draws" else None,
+            },
             folder=folder / name / f"{number:05d}",
             cost=sum(one.n_rows for one in part),
         )
@@ -174,10 +184,11 @@ def count_scores(spec: Mapping[str, Json], folder: Path) -> None:
     """Count documents by cell of their raw scores; a task of `executors`.
 
     Args:
-        spec: ``folder`` of the passes, number of the ``part``, and whether this is the second time.
+        spec: File of the ``request``, the ``labels`` it reads and the number of the ``part``; the
+            second time, the folder of the bins to be ``divided``.
         folder: The part's artefact folder.
     """
-    root, request, part = _open(spec)
+    request, part = _open(spec)
     one = score_cells(1)
     batches = [batch.scores for batch in read_labels(request.labels, part)]
     bins, finer = [], []
@@ -186,7 +197,7 @@ def count_scores(spec: Mapping[str, Json], folder: Path) -> None:
         placed = one.place(0, codes)
         own = np.bincount(placed, minlength=one.n_bins)
         first = criterion * one.n_bins
-        wanted = _wanted(spec, root, "scores", one, own, np.array([len(codes)]), first=first)
+        wanted = _wanted(spec, one, own, np.array([len(codes)]), first=first)
         found = count_finer(one, placed, codes, None, wanted)
         finer.append(SparseCounts(place=found.place + (first << one.finer_bits), count=found.count))
         bins.append(own)
@@ -198,13 +209,13 @@ def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
     """Count tokens by cell of the merged quality; a task of `executors`.
 
     Args:
-        spec: As of `count_scores`.
+        spec: As of `count_scores`, and the folder of the ``scale``.
         folder: The part's artefact folder.
     """
-    root, request, part = _open(spec)
+    request, part = _open(spec)
     curves, n_domains = request.curves, len(request.curves[0].domains)
     cells = merged_cells(len(curves) * n_domains)
-    scale = _read_scale(root, len(request.labels.criteria))
+    scale = _read_scale(Path(cast(str, spec[SCALE])), len(request.labels.criteria))
     batches = []
     for batch in read_labels(request.labels, part, domains=curves[0].domains):
         codes = [scale.merge(batch.scores, batch.domain, one.merge) for one in curves]
@@ -221,12 +232,12 @@ def count_tokens(spec: Mapping[str, Json], folder: Path) -> None:
         sums = np.bincount(placed, weights=n_tokens, minlength=cells.n_bins)
         own = sums.astype(np.int64)
         documents = np.bincount(group, minlength=cells.n_groups)
-        wanted = _wanted(spec, root, "tokens", cells, own, documents)
+        wanted = _wanted(spec, cells, own, documents)
         finer.append(count_finer(cells, placed, codes, n_tokens, wanted))
         bins += own
     with artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside:
         _write_counts(aside, SparseCounts.of_bins(bins), _together(finer))
-        if not spec["finer"]:
+        if spec["divided"] is None:
             np.save(aside / MERGED, merged)
 
 
@@ -234,16 +245,17 @@ def draw_part(spec: Mapping[str, Json], folder: Path) -> None:
     """Draw the copies of a part's documents; a task of `executors`.
 
     Args:
-        spec: As of `count_scores`.
+        spec: As of `count_scores`, the folder of the ``ranks``, and that of the part's tokens
+            ``counted``.
         folder: The part's artefact folder.
     """
-    root, request, part = _open(spec)
+    request, part = _open(spec)
     domains = request.curves[0].domains
-    tables = root / RANKS
+    tables, counted = Path(cast(str, spec[RANKS])), Path(cast(str, spec["counted"]))
     divided = _load_integers(tables / _DIVIDED)
     cells = merged_cells(len(request.curves) * len(domains), divided)
     expected = _load_floats(tables / _EXPECTED)
-    merged = np.load(root / "tokens" / folder.name / MERGED, mmap_mode="r", allow_pickle=False)
+    merged = np.load(counted / MERGED, mmap_mode="r", allow_pickle=False)
     waiting = np.zeros(1 << DISCARD_BITS, dtype=np.int64)
     first = 0
     with artifacts.writing(folder, stage="select", settings={}, seed=request.seed, inputs={}) as to:
@@ -263,6 +275,8 @@ def draw_part(spec: Mapping[str, Json], folder: Path) -> None:
 
 
 _FUNCTIONS = {"scores": "count_scores", "tokens": "count_tokens", "draws": "draw_part"}
+_READ: dict[str, tuple[str, ...]] = {"scores": (), "tokens": (SCALE,), "draws": (RANKS,)}
+"""Tables of earlier passes that a pass reads."""
 
 
 def _draw(
@@ -297,16 +311,14 @@ def _draw(
     return table, tokens
 
 
-def _open(spec: Mapping[str, Json]) -> tuple[Path, CopiesRequest, tuple[FilePart, ...]]:
-    root = Path(cast(str, spec["folder"]))
-    request = CopiesRequest.read(root / REQUEST)
-    return root, request, request.parts[cast(int, spec["part"])]
+def _open(spec: Mapping[str, Json]) -> tuple[CopiesRequest, tuple[FilePart, ...]]:
+    request = CopiesRequest.read(Path(cast(str, spec["request"])))
+    labels = parse(LabelFiles, cast(Mapping[str, Json], spec["labels"]))
+    return replace(request, labels=labels), request.parts[cast(int, spec["part"])]
 
 
 def _wanted(
     spec: Mapping[str, Json],
-    root: Path,
-    name: str,
     cells: Cells,
     bins: IntArray,
     documents: IntArray,
@@ -317,16 +329,15 @@ def _wanted(
 
     Those of the second time are numbered from ``first``.
     """
-    if not spec["finer"]:
+    if spec["divided"] is None:
         return bins_to_divide(cells, bins, documents)
     wanted = np.zeros(cells.n_bins, dtype=np.bool_)
-    divided = _load_integers(divided_folder(root, name) / _DIVIDED) - first
+    divided = _load_integers(Path(cast(str, spec["divided"])) / _DIVIDED) - first
     wanted[divided[(divided >= 0) & (divided < cells.n_bins)]] = True
     return wanted
 
 
-def _read_scale(root: Path, n_criteria: int) -> StreamedScale:
-    folder = root / SCALE
+def _read_scale(folder: Path, n_criteria: int) -> StreamedScale:
     return StreamedScale(
         cells=score_cells(n_criteria, _load_integers(folder / _DIVIDED)),
         start=_load_floats(folder / _START),

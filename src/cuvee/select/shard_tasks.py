@@ -110,7 +110,7 @@ def make_shards(
     if not artifacts.is_done(folder / _TAKEN):
         _write_taken(request, groups, folder / _TAKEN)
     by_index = {shard.index: shard for shard in request.shards}
-    common: dict[str, Json] = {"folder": str(folder), "settings": dump(request.settings)}
+    common: dict[str, Json] = {"taken": str(folder / _TAKEN), "settings": dump(request.settings)}
     scatter = [
         Task(
             function=f"{__name__}:scatter_copies",
@@ -124,10 +124,11 @@ def make_shards(
         )
         for number, group in enumerate(groups)
     ]
+    read: dict[str, Json] = {"scattered": str(folder / _SCATTER), "n_scattered": len(groups)}
     write = [
         Task(
             function=f"{__name__}:write_shard",
-            spec={**common, "domains": request.domains, "n_scattered": len(groups)},
+            spec={**common, **read, "domains": request.domains},
             folder=folder / _SHARDS / f"{number:05d}",
         )
         for number in range(len(request.order.ends))
@@ -146,21 +147,21 @@ def scatter_copies(spec: Mapping[str, Json], folder: Path) -> None:
     """Read taken documents again and put their copies by shards of the selection (a task).
 
     Args:
-        spec: ``folder`` of the request; ``shards`` of the ``pool`` to be read; ``settings``.
+        spec: Folder of what is ``taken``; ``shards`` of the ``pool`` to be read; ``settings``.
         folder: The task's artefact folder.
 
     Raises:
         DataError: A shard changed since it was tokenised.
     """
-    root = Path(cast(str, spec["folder"]))
-    documents, place = _read_taken(root / _TAKEN / f"{folder.name}.npz")
+    taken = Path(cast(str, spec["taken"]))
+    documents, place = _read_taken(taken / f"{folder.name}.npz")
     plain = cast(Sequence[Mapping[str, Json]], spec["shards"])
     pool = parse(PoolConfig, cast(Mapping[str, Json], spec["pool"]))
     found = reread(tuple(parse(Shard, one) for one in plain), documents, pool)
     limit = _settings(spec).shard_bytes
     with (
         artifacts.writing(folder, stage="select", settings={}, seed=0, inputs={}) as aside,
-        _ScatteredRows(aside, np.load(root / _TAKEN / _ENDS), buffer_bytes=limit) as rows,
+        _ScatteredRows(aside, np.load(taken / _ENDS), buffer_bytes=limit) as rows,
     ):
 
         def scattered() -> Iterator[pa.Table]:
@@ -176,23 +177,23 @@ def write_shard(spec: Mapping[str, Json], folder: Path) -> None:
     """Gather the rows of one shard of the selection and write them in order (a task).
 
     Args:
-        spec: ``folder`` of the request; ``n_scattered`` tasks that have read the pool; names of the
-            ``domains``; ``settings``.
+        spec: Folder of what is ``taken``; folder ``scattered`` of the ``n_scattered`` tasks that
+            have read the pool; names of the ``domains``; ``settings``.
         folder: The task's artefact folder.
 
     Raises:
         ArtifactError: Rows are missing.
     """
-    root, number = Path(cast(str, spec["folder"])), int(folder.name)
-    ends = np.load(root / _TAKEN / _ENDS, allow_pickle=False)
+    scattered, number = Path(cast(str, spec["scattered"])), int(folder.name)
+    ends = np.load(Path(cast(str, spec["taken"])) / _ENDS, allow_pickle=False)
     start, end = ends[number - 1] if number else 0, ends[number]
-    table = _gather(root / _SCATTER, cast(int, spec["n_scattered"]), number)
+    table = _gather(scattered, cast(int, spec["n_scattered"]), number)
     place = table["place"].to_numpy()
     rows = np.argsort(place)
     if not np.array_equal(place[rows], np.arange(start, end)):
         raise ArtifactError(
-            f"{root} holds {len(rows)} of {end - start} rows of shard {number}. Delete it and run "
-            "the same command again."
+            f"{scattered} holds {len(rows)} of {end - start} rows of shard {number}. Delete it and "
+            "run the same command again."
         )
     table = table.take(pa.array(rows))
     names = pa.array(cast(Sequence[str], spec["domains"]))
