@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cuvee import artifacts
+from cuvee.corpus.store import IDS
 from cuvee.errors import ArtifactError, DataError
 from cuvee.export.exporter import ExportConfig, Place
 from cuvee.export.formats import EXPORTERS
@@ -144,6 +145,17 @@ def test_damage_is_found_when_read_again(to: str, made: Any, export: Any) -> Non
     largest.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="Export again"):
         np.concatenate(list(exporter.lengths(folder, files, place)))
+
+
+def test_a_shortened_token_store_is_an_error(maker: Any, tmp_path: Path) -> None:
+    """Ids that are gone are named with their file; nothing is exported."""
+    run = maker(tmp_path / "short", {"code": 30})((1.0,), n_tokens=600)
+    (path,) = (run.out / "tokens").glob(f"*/{IDS}")
+    path.write_bytes(path.read_bytes()[:50])
+    dest = tmp_path / "megatron"
+    with pytest.raises(ArtifactError, match=f"{IDS} is shorter than its documents; delete"):
+        export_selection(run.out, dest, ExportConfig(to="megatron", context=32), workers=0)
+    assert not dest.exists()
 
 
 def test_another_length_is_an_error() -> None:

@@ -4,12 +4,12 @@ The index is made once, on disk, and mapped by every worker, so that no worker h
 tables.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from cuvee import artifacts
 from cuvee.arrays import BoolArray, IntArray, KeyArray
 from cuvee.corpus.encoder import Encoder
 from cuvee.corpus.store import DOCUMENTS, IDS, SUMMARY
+from cuvee.errors import ArtifactError
 from cuvee.export.exporter import TokenArray
 from cuvee.export.selection import LINEAGE, SelectionFiles
 from cuvee.randomness import document_keys
@@ -100,7 +101,6 @@ class TokenIndex:
         self._shards: list[str] = about["shards"]
         self.is_complete: bool = about["is_complete"]
         self._encoder = Encoder(tokenizer)
-        self._ids: dict[int, npt.NDArray[np.unsignedinteger[Any]]] = {}
 
     def measure(self, rows: pa.Table) -> tuple[pa.Table, list[TokenArray | None]]:
         """Count tokens and bytes of documents.
@@ -130,23 +130,43 @@ class TokenIndex:
         return rows.append_column("n_bytes", pa.array(n_bytes, pa.int64())), encoded
 
     def read(self, rows: pa.Table, encoded: Sequence[TokenArray | None]) -> list[TokenArray]:
-        """Return (n_documents,) the ids of documents that were measured, end-of-text included."""
+        """Return (n_documents,) the ids of documents that were measured, end-of-text included.
+
+        Raises:
+            ArtifactError: A file of the token store is shorter than it was.
+        """
+        found = list(encoded)
         place, _ = _search(self._key, document_keys(rows["id"].to_pylist()))
-        shards, offsets = self._shard[place].tolist(), self._offset[place].tolist()
-        lengths = self._n_tokens[place].tolist()
-        return [
-            self._of_shard(shard)[offset : offset + length] if own is None else own
-            for shard, offset, length, own in zip(shards, offsets, lengths, encoded, strict=True)
-        ]
+        missing = np.flatnonzero([one is None for one in found])
+        shard, offset, length = (
+            array[place[missing]] for array in (self._shard, self._offset, self._n_tokens)
+        )
+        # Read, not mapped: pages of documents far apart would pile up in the worker's memory.
+        for number in np.unique(shard).tolist():
+            own = np.flatnonzero(shard == number)
+            own = own[np.argsort(offset[own])]
+            spans = zip(offset[own].tolist(), length[own].tolist(), strict=True)
+            ids = self._of_shard(number, spans)
+            for row, one in zip(missing[own].tolist(), ids, strict=True):
+                found[row] = one
+        return cast(list[TokenArray], found)
 
     def _encode(self, texts: Sequence[str]) -> list[TokenArray]:
         dtype = self._encoder.dtype
         end = np.asarray([self._encoder.end_of_text], dtype=dtype).tobytes()
         return [np.frombuffer(ids + end, dtype=dtype) for ids in self._encoder.encode(texts)]
 
-    def _of_shard(self, shard: int) -> TokenArray:
-        if shard not in self._ids:
-            assert self._store is not None, "an index without a store knows no document"
-            file = self._store / self._shards[shard] / IDS
-            self._ids[shard] = np.asarray(np.memmap(file, dtype=self._encoder.dtype, mode="r"))
-        return self._ids[shard]
+    def _of_shard(self, shard: int, spans: Iterable[tuple[int, int]]) -> Iterator[TokenArray]:
+        """Yield the ids at some offsets of a shard, by first id and number of ids."""
+        assert self._store is not None, "an index without a store knows no document"
+        path, dtype = self._store / self._shards[shard] / IDS, self._encoder.dtype
+        with path.open("rb", buffering=0) as file:
+            for first, length in spans:
+                content = os.pread(file.fileno(), length * dtype.itemsize, first * dtype.itemsize)
+                ids = np.frombuffer(content, dtype=dtype)
+                if len(ids) < length:
+                    raise ArtifactError(
+                        f"{path} is shorter than its documents; delete {path.parent} and run "
+                        "`cuvee label` again."
+                    )
+                yield ids
