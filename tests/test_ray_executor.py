@@ -31,8 +31,10 @@ from cuvee.proxy.sweep import ProxyConfig, SweepInputs, train_all, training_spec
 from cuvee.ray_executor import RayCluster, on_ray
 from cuvee.run_store import NODE_DIR, RunStore
 from cuvee.select import copies_table
+from cuvee.select.budget import SelectConfig, plan
 from cuvee.select.copies_table import CopiesConfig, write_copies
 from cuvee.select.label_files import LabelFiles
+from cuvee.select.write import SelectionSource, write_selection
 
 PATIENCE = 60.0
 """Seconds to wait for what takes a few on an idle machine."""
@@ -148,6 +150,33 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> LabelFiles:
     return LabelFiles(files=(str(path),), criteria=("edu",))
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> SelectionSource:
+    """Scan and tokenise a pool of a dozen shards of some megabytes."""
+    folder = tmp_path_factory.mktemp("selected")
+    rng = np.random.default_rng(0)
+    words = np.array(["alpha", "beta", "gamma", "delta", "one", "two", "three", "four"])
+    (folder / "pool").mkdir()
+    for number in range(12):
+        texts = [" ".join(row) for row in rng.choice(words, (4_000, 100)).tolist()]
+        rows = {
+            "id": [f"{number}-{row}" for row in range(len(texts))],
+            "text": texts,
+            "domain": rng.choice(DOMAINS, len(texts)),
+        }
+        pq.write_table(pa.table(rows), folder / "pool" / f"{number:02d}.parquet")
+    pool = PoolConfig(shards=(str(folder / "pool"),), validation_share=0.1)
+    index = scan_pool(pool, folder, seed=1, workers=0)
+    tokenizer = make_tokenizer(TokensConfig(vocabulary_size=300), index, folder, seed=1)
+    tokenise_pool(index, folder, tokenizer=tokenizer, workers=0)
+    return SelectionSource(
+        pool=pool,
+        tokens=folder / "tokens",
+        tokenizer=artifacts.digest_of(tokenizer),
+        fingerprint=index.fingerprint,
+    )
+
+
 def workers_at(function: str) -> list[psutil.Process]:
     """Find the worker processes that run a function now; Ray gives them the task's name."""
     found = []
@@ -244,6 +273,35 @@ def test_nodes_that_share_only_a_store(
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")
 def test_a_selection_survives_a_node_and_two_workers(
+    source: SelectionSource, nodes: Any, ray: RayCluster, tmp_path: Path
+) -> None:
+    """Text is read and written by tasks of three nodes to the bytes of this process's."""
+    mixture = Mixture.flat(DOMAINS, (0.7, 0.3))
+    store = TokenStore.open(source.tokens).statistics()
+
+    def choose(folder: Path, workers: int, on_task: Callable[..., None]) -> str:
+        write_selection(
+            folder,
+            mixture,
+            plan(mixture, store, n_tokens=int(0.5 * store.n_tokens.sum()), max_epochs=1e9),
+            source=source,
+            settings=SelectConfig(shard_bytes=1 << 20),
+            seed=1,
+            workers=workers,
+            on_progress=lambda step, n_done, total: on_task() if n_done else None,
+        )
+        return artifacts.digest_of(folder)
+
+    with losses(nodes, "cuvee.select.shard_tasks:") as lose:
+        made = choose(tmp_path / "ray", 3, lose)
+    assert made == choose(tmp_path / "local", 0, lambda: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["local", "ray"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")
+def test_copies_survive_a_node_and_two_workers(
     labels: LabelFiles,
     nodes: Any,
     ray: RayCluster,
