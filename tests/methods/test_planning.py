@@ -1,6 +1,7 @@
 """What a run will cost."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cuvee.methods.job import Job
 from cuvee.methods.measure import Speed
 from cuvee.methods.planning import PlannedRuns
 from cuvee.methods.regmix import RegMixConfig
+from cuvee.proxy.spec import TrainingSpec
 from cuvee.proxy.sweep import ProxyConfig
 from cuvee.validate.compare import ValidateConfig
 
@@ -64,3 +66,33 @@ def test_workers_start_once_on_a_processor_and_for_each_list_on_a_gpu(
         return float(plan["total"]["seconds"])
 
     assert seconds_of(1000.0) - seconds_of(0.0) == pytest.approx(1000 * n_starts, abs=0.5)
+
+
+def test_runs_that_differ_in_length_alone_are_timed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One timing a size, in a plan and over the plans of one block; each plan has its own else."""
+    timed: list[str] = []
+
+    def time(spec: TrainingSpec, *_: Any, **__: Any) -> Speed:
+        timed.append(spec.size)
+        return Speed(members=1, tokens_per_second=1e6, startup_seconds=0.0)
+
+    monkeypatch.setattr(measure, "stack_speed", time)
+    settings = RegMixConfig(
+        pool=PoolConfig(shards=("pool",)), validate=ValidateConfig(size="0.2m", n_tokens=8192)
+    )
+    short = ProxyConfig(size="0.05m", n_tokens=100_000, learning_rate=1e-3)
+    long = replace(short, n_tokens=400_000, points=(0.5, 1.0))
+    parts = [
+        PlannedRuns(name="short", n_runs=8, proxy=short),
+        PlannedRuns(name="long", n_runs=4, proxy=long),
+        PlannedRuns(name="validate", n_runs=4, proxy=replace(long, size="0.2m")),
+    ]
+    job = Job(out=tmp_path, workers=0)
+    with planning.timed_once():
+        for _ in range(2):
+            planning.dry_run(settings, job, parts)
+    assert timed == ["0.05m", "0.2m"]
+    planning.dry_run(settings, job, parts)
+    assert timed == ["0.05m", "0.2m"] * 2

@@ -69,13 +69,17 @@ def dry_run(study: CompareStudy, job: Job) -> dict[str, Json]:
         proxy=judging.larger(settings.proxy, settings.validate),
         search=False,
     )
-    last = planning.dry_run(settings, job, [judged])
-    parts = []
-    for one in study.entrants:
-        plan = one.method.dry_run(one.settings, one.job(job))
-        for part in cast(list[dict[str, Json]], plan["parts"]):
-            if part["search"]:
-                parts.append({**part, "name": f"{one.name}: {part['name']}"})
+    with planning.timed_once():
+        last = planning.dry_run(settings, job, [judged])
+        plans = [
+            (one.name, one.method.dry_run(one.settings, one.job(job))) for one in study.entrants
+        ]
+    parts = [
+        {**part, "name": f"{name}: {part['name']}"}
+        for name, plan in plans
+        for part in cast(list[dict[str, Json]], plan["parts"])
+        if part["search"]
+    ]
     parts += cast(list[dict[str, Json]], last["parts"])
     total = {
         key: sum(cast(float, part[key]) for part in parts)

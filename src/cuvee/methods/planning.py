@@ -2,7 +2,9 @@
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
@@ -73,6 +75,21 @@ class PlannedRuns:
         return [first, *[float(self.batch_size)] * int(n_later), *last]
 
 
+_TIMED_FIELDS = ("size", "context", "batch_sequences", "precision", "device", "step")
+"""What the time of a training step depends on (`proxy.machine.tokens_per_second`)."""
+_TIMED: ContextVar[dict[str, measure.Speed] | None] = ContextVar("timed", default=None)
+
+
+@contextmanager
+def timed_once() -> Iterator[None]:
+    """Let the plans of this block time each shape of run once; no plan times one twice itself."""
+    before = _TIMED.set({} if (outer := _TIMED.get()) is None else outer)
+    try:
+        yield
+    finally:
+        _TIMED.reset(before)
+
+
 def dry_run(settings: Planned, job: Job, parts: Sequence[PlannedRuns]) -> dict[str, Json]:
     """Plan the training of a run and time it on this machine.
 
@@ -93,17 +110,18 @@ def dry_run(settings: Planned, job: Job, parts: Sequence[PlannedRuns]) -> dict[s
     if prepared is None and settings.targets is not None:
         n_targets = _ASSUMED_TARGETS
     vocabulary_size = _vocabulary_size(settings, prepared)
-    costs = [
-        _cost(
-            part,
-            vocabulary_size,
-            n_domains=n_domains,
-            n_targets=n_targets,
-            workers=job.workers,
-            is_first=number == 0,
-        )
-        for number, part in enumerate([*_calibrations(parts), *parts])
-    ]
+    with timed_once():
+        costs = [
+            _cost(
+                part,
+                vocabulary_size,
+                n_domains=n_domains,
+                n_targets=n_targets,
+                workers=job.workers,
+                is_first=number == 0,
+            )
+            for number, part in enumerate([*_calibrations(parts), *parts])
+        ]
     assumed = (
         f"{n_domains} domains and {n_targets} targets as labelled"
         if labelled
@@ -181,15 +199,7 @@ def _cost(
 ) -> dict[str, Json]:
     spec = _spec(part.proxy)
     n_tokens = spec.n_sequences * spec.context
-    with tempfile.TemporaryDirectory() as folder:
-        speed = measure.stack_speed(
-            spec,
-            vocabulary_size,
-            Path(folder),
-            n_runs=math.ceil(part.n_runs),
-            stack=part.proxy.stack,
-            workers=workers,
-        )
+    speed = _speed(part, spec, vocabulary_size, workers)
     measured = evaluation_tokens(spec, n_targets=n_targets, n_domains=n_domains)
     processes = max(1, workers)
     if speed.members > 1 and spec.device.startswith("cuda"):
@@ -210,6 +220,33 @@ def _cost(
         "tokens_per_second": round(speed.tokens_per_second, 1),
         "startup_seconds": round(speed.startup_seconds, 1),
     }
+
+
+def _speed(
+    part: PlannedRuns, spec: TrainingSpec, vocabulary_size: int, workers: int
+) -> measure.Speed:
+    """Time a shape of run, unless one with the same step was timed."""
+    known, n_runs = _TIMED.get(), math.ceil(part.n_runs)
+    known = {} if known is None else known
+    of: dict[str, Json] = {
+        **{name: getattr(spec, name) for name in _TIMED_FIELDS},
+        "vocabulary_size": vocabulary_size,
+        "stack": part.proxy.stack,
+        "workers": workers,
+        "n_runs": n_runs if spec.device.startswith("cuda") else None,
+    }
+    key = artifacts.digest_json(of)
+    if key not in known:
+        with tempfile.TemporaryDirectory() as folder:
+            known[key] = measure.stack_speed(
+                spec,
+                vocabulary_size,
+                Path(folder),
+                n_runs=n_runs,
+                stack=part.proxy.stack,
+                workers=workers,
+            )
+    return known[key]
 
 
 def _spec(proxy: ProxyConfig) -> TrainingSpec:
