@@ -104,9 +104,13 @@ def _own_field_docstrings(kind: type) -> dict[str, str]:
 
 
 def commands() -> list[tuple[str, Any]]:
-    """Return the verbs of the command line, sorted."""
-    group: Any = typer.main.get_command(importlib.import_module("cuvee.cli.app").app)
-    return sorted(group.commands.items())
+    """Return the verbs of the command line, sorted; those of a group behind it, by both names."""
+    root: Any = typer.main.get_command(importlib.import_module("cuvee.cli.app").app)
+    found: list[tuple[str, Any]] = []
+    for name, command in sorted(root.commands.items()):
+        inner = sorted(getattr(command, "commands", {}).items())
+        found += [(name, command), *((f"{name} {below}", one) for below, one in inner)]
+    return found
 
 
 def parameters(command: Any, kind: str) -> list[Any]:

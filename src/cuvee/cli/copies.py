@@ -42,7 +42,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         smaller: Annotated[
             list[str] | None,
-            typer.Option("--smaller", help="A criterion whose smaller scores are better."),
+            typer.Option(
+                "--smaller", help="A criterion whose smaller scores are better; may be repeated."
+            ),
         ] = None,
         id_column: Annotated[str, typer.Option("--id", help="Column of document ids.")] = "id",
         domain_column: Annotated[
@@ -54,12 +56,15 @@ def register(app: typer.Typer) -> None:
         floor_share: Annotated[
             float | None,
             typer.Option(
-                "--floor-share", help="Share of the worst scores of each criterion that are one."
+                "--floor-share",
+                help="Count this worst share of each criterion as equally bad; default: rank all.",
             ),
         ] = None,
         in_memory_rows: Annotated[
             int,
-            typer.Option("--in-memory-rows", help="Most documents ranked exactly, in memory."),
+            typer.Option(
+                "--in-memory-rows", help="Most documents ranked in memory; more are streamed."
+            ),
         ] = IN_MEMORY_ROWS,
         seed: Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")] = 0,
         workers: Workers = None,
@@ -70,8 +75,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Draw how often each document of a labelled pool is taken.
 
-        Writes id and copies of the documents that are, from one row a document: its id, domain,
-        length and a column a criterion. The same command goes on where it was stopped.
+        LABELS have a row for each document: its id, domain, length in tokens and a column for each
+        criterion. Written are id and copies of the documents that are taken at least once. The same
+        command goes on where it was stopped.
         """
         found = curves_from_json(cast(Mapping[str, Json], artifacts.read_json(curve)))
         settings = CopiesConfig(

@@ -12,7 +12,6 @@ from cuvee.cli.options import (
     AsJson,
     Executor,
     Method,
-    Out,
     Quiet,
     Settings,
     Store,
@@ -45,19 +44,21 @@ def register(app: typer.Typer) -> None:
         ],
         following: Annotated[
             int | None,
-            typer.Option("--next", min=1, help="Propose so many mixtures to be measured next."),
+            typer.Option("--next", min=1, help="Propose this many mixtures to measure next."),
         ] = None,
         objective: Annotated[
             list[str] | None,
-            typer.Option("--objective", help="TARGET=WEIGHT; default: that of the fit."),
+            typer.Option("--objective", help="With --next: TARGET=WEIGHT; default: the fit's."),
         ] = None,
         cap: Annotated[
-            list[str] | None, typer.Option("--cap", help="DOMAIN=SHARE at most.")
+            list[str] | None, typer.Option("--cap", help="With --next: DOMAIN=SHARE at most.")
         ] = None,
-        seed: Annotated[int, typer.Option("--seed", help="Of the candidates.")] = 1,
+        seed: Annotated[
+            int, typer.Option("--seed", help="With --next: seed of the candidates drawn.")
+        ] = 1,
         to: Annotated[
             str | None,
-            typer.Option("--to", help=f"Write a config a run for another trainer: {_TRAINERS}."),
+            typer.Option("--to", help=f"Write each run's config for another trainer: {_TRAINERS}."),
         ] = None,
         root: Annotated[
             str | None,
@@ -69,7 +70,14 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--data", help="With --to: DOMAIN=PATH of its data, where elsewhere."),
         ] = None,
-        out: Out = None,
+        out: Annotated[
+            Path | None,
+            typer.Option(
+                "--out",
+                help="Folder of the artefacts; default: the config's name + '-out'. With --next: "
+                "the CSV of mixtures to write; needed.",
+            ),
+        ] = None,
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",

@@ -32,11 +32,12 @@ def register(app: typer.Typer) -> None:
             Path,
             typer.Argument(help="YAML file of any method, or one of a pool alone: pool is read."),
         ],
-        n: Annotated[int, typer.Option("--n", min=1, help="Words of a run.")] = 5,
+        n: Annotated[int, typer.Option("--n", min=1, help="Words in a run of words.")] = 5,
         threshold: Annotated[
             float,
             typer.Option(
-                "--threshold", help="Share of common runs from which documents are duplicates."
+                "--threshold",
+                help="Least share of common runs that makes two documents duplicates.",
             ),
         ] = 0.8,
         out: Annotated[

@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(
                 "--layout",
-                help="domains: a set of files a domain, and weights; mixed: one set, mixed "
-                "already; default: the format's own.",
+                help="domains: files for each domain, and weights to blend them by; mixed: one "
+                "set, mixed already; default: the format's own.",
             ),
         ] = None,
         context: Annotated[
@@ -47,16 +47,17 @@ def register(app: typer.Typer) -> None:
         ] = 2048,
         root: Annotated[
             str | None,
-            typer.Option("--root", help="Path of DEST where the trainer runs, if another."),
+            typer.Option("--root", help="Path of DEST as the trainer sees it, if another."),
         ] = None,
         batch_tokens: Annotated[
             int | None,
             typer.Option(
-                "--batch-tokens", help="Tokens of a training step; nanotron begins phases at steps."
+                "--batch-tokens",
+                help="Tokens of the trainer's step; for nanotron, whose phases begin at steps.",
             ),
         ] = None,
         file_bytes: Annotated[
-            int, typer.Option("--file-bytes", help="Bytes from which a new file is begun.")
+            int, typer.Option("--file-bytes", help="Size in bytes at which a new file is begun.")
         ] = 256 << 20,
         workers: Workers = None,
         executor: Executor = "local",

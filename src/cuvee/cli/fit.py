@@ -10,7 +10,6 @@ from cuvee.cli import assignments
 from cuvee.cli.options import (
     Executor,
     Method,
-    Out,
     Quiet,
     Settings,
     Store,
@@ -49,35 +48,41 @@ def register(app: typer.Typer) -> None:
                 help="Predictor for --weights and --losses; auto: compare all and take the best.",
             ),
         ] = "ensemble",
-        seed: Annotated[int, typer.Option("--seed", help="Of folds and starts.")] = 1,
+        seed: Annotated[int, typer.Option("--seed", help="Seed of folds and starts.")] = 1,
         rows: Annotated[
             int | None, typer.Option("--rows", help="Fit this many of the runs; default: all.")
         ] = None,
-        row_seed: Annotated[int, typer.Option("--row-seed", help="Of the choice of --rows.")] = 1,
+        row_seed: Annotated[
+            int, typer.Option("--row-seed", help="Seed of the choice of --rows.")
+        ] = 1,
         row_design: Annotated[
             str, typer.Option("--row-design", help="How --rows are chosen: random or i-optimal.")
         ] = "random",
         own: Annotated[
             list[str] | None,
-            typer.Option("--own", help="TARGET=DOMAIN of its own kind, where names do not tell."),
+            typer.Option(
+                "--own", help="TARGET=DOMAIN: the target's own domain, where names do not tell."
+            ),
         ] = None,
         at_size: Annotated[
             str | None,
             typer.Option(
                 "--at-size",
-                help="Parameters without embedding, such as 1B: carry the losses of a study, runs "
-                "of several sizes with their losses along the way, there first.",
+                help="Parameters without embedding, such as 1B: first extrapolate a study (runs of "
+                "several sizes, with losses along the way) to this size.",
             ),
         ] = None,
         at_tokens: Annotated[
-            str | None, typer.Option("--at-tokens", help="Tokens to carry them to, such as 30B.")
+            str | None,
+            typer.Option("--at-tokens", help="With --at-size: to this many tokens, such as 30B."),
         ] = None,
         tokens_per_step: Annotated[
             int | None,
-            typer.Option("--tokens-per-step", help="For a study whose table counts steps."),
+            typer.Option("--tokens-per-step", help="For a study that counts steps, not tokens."),
         ] = None,
         first_tokens: Annotated[
-            str, typer.Option("--first-tokens", help="Leave out the study's losses before.")
+            str,
+            typer.Option("--first-tokens", help="Leave out a study's losses before these tokens."),
         ] = "0",
         objective: Annotated[
             list[str] | None,
@@ -86,7 +91,15 @@ def register(app: typer.Typer) -> None:
                 help="TARGET=WEIGHT of the sum that models are judged by; default: all alike.",
             ),
         ] = None,
-        out: Out = None,
+        out: Annotated[
+            Path | None,
+            typer.Option(
+                "--out",
+                help="Folder of the artefacts; default: the config's name + '-out'. With "
+                "--weights: "
+                "folder of the predictor to write; needed.",
+            ),
+        ] = None,
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",

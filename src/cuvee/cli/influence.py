@@ -46,7 +46,7 @@ def score(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Score every document of the pool; stages of `cuvee run quad` before it are made first."""
+    """Score every document of the pool; the stages of `cuvee run quad` before it are run first."""
     # Imported on demand: they bring torch.
     from cuvee.methods import quad, quad_study
 
@@ -78,10 +78,10 @@ def score(
 
 def check(
     config: ConfigFile,
-    clusters: Annotated[int, typer.Option("--clusters", help="Clusters trained on.")] = 12,
-    tokens: Annotated[int, typer.Option("--tokens", help="Tokens trained on each.")] = 32_768,
-    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each cluster.")] = 2,
-    probes: Annotated[int, typer.Option("--probes", help="Documents scored of each.")] = 20,
+    clusters: Annotated[int, typer.Option("--clusters", help="Clusters to train on.")] = 12,
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens of each run.")] = 32_768,
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs on each cluster.")] = 2,
+    probes: Annotated[int, typer.Option("--probes", help="Documents scored per cluster.")] = 20,
     out: Out = None,
     settings: Settings = None,
     workers: Workers = None,
@@ -91,7 +91,7 @@ def check(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare curvatures and dampings with what short training on clusters measures."""
+    """Check which curvature and damping rank clusters as short training on them does."""
     from cuvee.methods import curvature_choice, influence_check, quad, quad_study
 
     loaded, folder = quad.load_config(config, tuple(settings or ())), out_folder(out, config)

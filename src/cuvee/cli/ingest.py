@@ -24,13 +24,13 @@ def register(app: typer.Typer) -> None:
             list[Path],
             typer.Option(
                 "--from",
-                help="CSV or JSON lines (.jsonl): a row a run and point of its training. A file "
-                "without a column of runs is the run that its name says.",
+                help="CSV or JSON lines (.jsonl), a row for each run and point of its training. A "
+                "file without a column of run ids is one run: the one its name says.",
             ),
         ],
         target: Annotated[
             list[str] | None,
-            typer.Option("--target", help="TARGET=COLUMN of its losses, where names differ."),
+            typer.Option("--target", help="TARGET=COLUMN of its losses, where the names differ."),
         ] = None,
         run_column: Annotated[
             str | None, typer.Option("--run-column", help="Column of run ids; default: run_id.")
@@ -50,13 +50,16 @@ def register(app: typer.Typer) -> None:
             typer.Option("--tokens-per-step", min=1, help="For logs that count steps."),
         ] = None,
         unit: Annotated[
-            str, typer.Option("--unit", help="Of the losses: nats per token, or bpb.")
+            str,
+            typer.Option(
+                "--unit", help="Unit of the losses: nats (per token) or bpb (bits per byte)."
+            ),
         ] = "nats",
         tokens_per_byte: Annotated[
             list[str] | None,
             typer.Option(
                 "--tokens-per-byte",
-                help="TARGET=NUMBER by the trainer's tokenizer, where losses are nats.",
+                help="TARGET=NUMBER: the trainer's tokens per byte of it, where losses are nats.",
             ),
         ] = None,
         as_json: AsJson = False,

@@ -17,11 +17,18 @@ Out: TypeAlias = Annotated[
 ]
 Settings: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Replace one setting, such as --set proxy.n_tokens=200000."),
+    typer.Option(
+        "--set",
+        help="Replace one setting, such as --set proxy.n_tokens=200000; may be given repeatedly.",
+    ),
 ]
 Workers: TypeAlias = Annotated[
     int | None,
-    typer.Option("--workers", min=0, help="Worker processes; default: one a core; 0: this one."),
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Worker processes; default: one for each core; 0: work in the command's own process.",
+    ),
 ]
 Executor: TypeAlias = Annotated[
     str,
@@ -47,7 +54,11 @@ Verbose: TypeAlias = Annotated[
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Method: TypeAlias = Annotated[
-    str, typer.Option("--method", help="The method the config belongs to.")
+    str,
+    typer.Option(
+        "--method",
+        help="The method the config belongs to: regmix, mixing-laws, continual, quadmix, quad.",
+    ),
 ]
 
 

@@ -43,26 +43,28 @@ def register(app: typer.Typer) -> None:
         text: Annotated[
             str, typer.Option("--text", help="Column of the text in the sets of --target.")
         ] = "text",
-        n: Annotated[int, typer.Option("--n", min=1, help="Words of a run.")] = 13,
+        n: Annotated[int, typer.Option("--n", min=1, help="Words in a run of words.")] = 13,
         shortest: Annotated[
             int,
             typer.Option(
                 "--shortest",
                 min=1,
-                help="Targets of fewer words than a run but at least this many are looked for "
-                "whole, shorter ones only as a document of their own; at most --n.",
+                help="Target texts shorter than a run are looked for whole if they have this many "
+                "words; still shorter ones only count where a document is nothing else.",
             ),
         ] = 8,
         min_runs: Annotated[
             int,
             typer.Option(
-                "--min-runs", min=1, help="Shared runs from which a document is listed to go."
+                "--min-runs",
+                min=1,
+                help="Least shared runs of words for which a document is listed for exclusion.",
             ),
         ] = 1,
         min_share: Annotated[
             float,
             typer.Option(
-                "--min-share", help="Share of its runs that must be shared besides, 0 to 1."
+                "--min-share", help="Least share of its own runs that are shared, too; 0 to 1."
             ),
         ] = 0.0,
         out: Annotated[

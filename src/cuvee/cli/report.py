@@ -7,7 +7,6 @@ import typer
 
 from cuvee.cli.options import (
     Method,
-    Out,
     Quiet,
     Settings,
     Verbose,
@@ -36,11 +35,19 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--compare",
                 metavar="A B",
-                help="Folders of two finished runs with the same targets: write them side by side "
-                f"as --out, by default {_PAGE}.",
+                help="Folders of two finished runs with the same targets: write one page that sets "
+                "them side by side.",
             ),
         ] = None,
-        out: Out = None,
+        out: Annotated[
+            Path | None,
+            typer.Option(
+                "--out",
+                help="Folder of the artefacts; default: the config's name + '-out'. With "
+                "--compare: "
+                f"the page to write; default: {_PAGE}.",
+            ),
+        ] = None,
         settings: Settings = None,
         workers: Workers = None,
         method: Method = "regmix",

@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def run(
         method: Annotated[
-            str, typer.Argument(help="regmix, mixing-laws, continual, quadmix, quad")
+            str, typer.Argument(help="One of regmix, mixing-laws, continual, quadmix, quad.")
         ],
         config: ConfigFile,
         out: Out = None,

@@ -11,7 +11,6 @@ from cuvee.cli.options import (
     AsJson,
     Executor,
     Method,
-    Out,
     Quiet,
     Settings,
     Store,
@@ -45,12 +44,12 @@ def register(app: typer.Typer) -> None:
         ],
         objective: Annotated[
             _MANY,
-            typer.Option("--objective", help="TARGET=WEIGHT; default: that of the fit."),
+            typer.Option("--objective", help="TARGET=WEIGHT; default: the fit's."),
         ] = None,
         cap: Annotated[_MANY, typer.Option("--cap", help="DOMAIN=SHARE at most.")] = None,
         bound: Annotated[_MANY, typer.Option("--bound", help="DOMAIN=LOW:HIGH shares.")] = None,
         floor: Annotated[
-            _MANY, typer.Option("--floor", help="TARGET=LOSS that it must not exceed.")
+            _MANY, typer.Option("--floor", help="TARGET=LOSS that its prediction must not exceed.")
         ] = None,
         worse_by: Annotated[
             float | None,
@@ -75,11 +74,20 @@ def register(app: typer.Typer) -> None:
         kl: Annotated[
             float,
             typer.Option(
-                "--kl", help="Price of leaving the mean of the measured mixtures, a nat of KL."
+                "--kl",
+                help="Loss added for each nat of KL divergence from the mean of the measured "
+                "mixtures.",
             ),
         ] = 0.0,
-        seed: Annotated[int, typer.Option("--seed", help="Of the simulated mixtures.")] = 1,
-        out: Out = None,
+        seed: Annotated[int, typer.Option("--seed", help="Seed of the simulated mixtures.")] = 1,
+        out: Annotated[
+            Path | None,
+            typer.Option(
+                "--out",
+                help="Folder of the artefacts; default: the config's name + '-out'. With a "
+                "predictor's folder: folder of the answer to write; needed.",
+            ),
+        ] = None,
         settings: Settings = None,
         workers: Workers = None,
         executor: Executor = "local",
@@ -89,7 +97,7 @@ def register(app: typer.Typer) -> None:
         quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
-        """Search the mixture with the least predicted loss."""
+        """Search for the mixture of least predicted loss."""
         limits = cap or bound or floor or group or freeze or worse_by is not None
         own_options = bool(objective or limits or kl or as_json or seed != 1)
         if not source.is_dir():

@@ -16,11 +16,11 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def show(
         path: Annotated[Path, typer.Argument(help="A run's folder, a stage's folder or a file.")],
-        rows: Annotated[int, typer.Option("--rows", min=1, help="Rows of a table shown.")] = 20,
+        rows: Annotated[int, typer.Option("--rows", min=1, help="Rows shown of a table.")] = 20,
         as_json: AsJson = False,
         quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
-        """Show an artefact."""
+        """Show a run's stages, a stage's manifest, or a Parquet or JSON file."""
         found = read_artifact(path, rows=rows)
         typer.echo(json.dumps(found, indent=1) if as_json else describe(found))

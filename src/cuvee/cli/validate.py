@@ -41,20 +41,23 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(
                 "--ladder",
-                help="Sizes at which mixtures of the design are trained again, such as 0.2m,0.4m: "
-                "do they keep the proxies' order?",
+                help="Also train some mixtures of the design at these sizes, such as 0.2m,0.4m: do "
+                "they keep the proxies' order?",
             ),
         ] = None,
         learning_rates: Annotated[
             str | None,
             typer.Option(
                 "--learning-rates",
-                help="Factors on the proxies' learning rate with which they are trained again, "
-                "such as 0.5,2.",
+                help="Also train them at these multiples of the proxies' learning rate, such as "
+                "0.5,2.",
             ),
         ] = None,
         mixtures: Annotated[
-            int, typer.Option("--mixtures", help="Mixtures that are trained again.")
+            int,
+            typer.Option(
+                "--mixtures", help="How many mixtures --ladder and --learning-rates train."
+            ),
         ] = 12,
         quiet: Quiet = False,
         verbose: Verbose = False,

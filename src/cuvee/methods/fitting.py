@@ -53,8 +53,9 @@ class FitConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     model: str = DEFAULT_MODEL
-    """linear, boosted-trees (RegMix), effective-data-power, log-gaussian-process or ensemble, the
-    mean of the last two."""
+    """linear, boosted-trees (RegMix), exponential (Data Mixing Laws), bivariate-power,
+    effective-data-power, implicit-law, log-gaussian-process, shared-gaussian-process, distilled-law
+    or ensemble, the mean of the last two."""
     n_folds: int = 5
     """Folds of the cross-validation."""
 

@@ -33,7 +33,8 @@ class ProxyConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     size: str = "0.1m"
-    """Parameters without embedding and head: 0.03m, 0.05m, 0.1m, 0.2m, 0.4m, ... 60m."""
+    """Parameters without embedding and head: 0.03m, 0.05m, 0.1m, 0.2m, 0.4m, 0.8m, 1m, 1.5m, 3m,
+    10m, 20m, 30m, 60m, 85m, 300m or 800m."""
     n_tokens: int = 600_000
     """Tokens each proxy trains on. RegMix: 1e9 at 1m."""
     context: int = 256
