@@ -23,6 +23,7 @@ from cuvee.artifacts import Json
 from cuvee.design.ladder import LadderConfig, make_ladder
 from cuvee.errors import ConfigError
 from cuvee.fit.nesting import extrapolate
+from cuvee.fit.scaling import MINIMUM_POINTS
 from cuvee.methods import (
     chain,
     chain_files,
@@ -103,6 +104,18 @@ class MixingLawsConfig(ChainConfig):
             raise ConfigError(
                 f"sizes are {', '.join(self.sizes) or 'none'}; name at least one size, rising. The "
                 "size law needs three."
+            )
+        self._check_points()
+
+    def _check_points(self) -> None:
+        """Refuse before the sweep what the step law would refuse after it."""
+        ends_there = horizon(self) == self.proxy.n_tokens // self.proxy.context * self.proxy.context
+        used = [one for one in self.proxy.points if one * self.proxy.n_tokens >= first_tokens(self)]
+        if self.laws.scaling != "joint" and not ends_there and len(used) < MINIMUM_POINTS:
+            raise ConfigError(
+                f"proxy.points has {len(used)} points after twice the warm-up; to carry them from "
+                f"{self.proxy.n_tokens:,} to {horizon(self):,} tokens a step law needs at least "
+                f"{MINIMUM_POINTS}. Add points, such as [0.3, 0.45, 0.6, 0.75, 0.9, 1.0]."
             )
 
 

@@ -14,6 +14,8 @@ from cuvee.errors import ArtifactError
 from cuvee.methods.swarm_text import leaderboard_lines
 
 _MANIFEST_KEYS = ("stage", "format_version", "seed")
+_ANSWERS = ("verdict.json", "optimum.json", "mixture.json", "export.json")
+"""Files shown with their stage, since they are what it was run for."""
 _LEADERBOARD = "leaderboard.json"
 _CELL = 40
 
@@ -27,8 +29,8 @@ def read_artifact(path: Path, *, rows: int) -> dict[str, Json]:
 
     Returns:
         For a file its ``content`` or its ``columns``, ``n_rows`` and first ``rows``; for a stage
-        its manifest and files, and a fit's leaderboard; for another folder the stages in it and
-        whether each is done.
+        its manifest and files, and its answer or leaderboard; for another folder the stages in it
+        and whether each is done.
 
     Raises:
         ArtifactError: There is nothing to show there.
@@ -81,6 +83,7 @@ def _stage(path: Path) -> dict[str, Json]:
         "files": sorted(cast(Mapping[str, str], manifest["files"])),
         "settings": manifest["settings"],
     }
+    found |= {name: artifacts.read_json(path / name) for name in _ANSWERS if (path / name).exists()}
     if (path / _LEADERBOARD).exists():
         found["leaderboard"] = artifacts.read_json(path / _LEADERBOARD)
     return found
