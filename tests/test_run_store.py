@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import fsspec.implementations.memory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from cuvee.corpus.pool import PoolConfig
 from cuvee.corpus.scan import scan_pool
 from cuvee.corpus.store import TokenStore
 from cuvee.corpus.tokens import TokensConfig, make_tokenizer, tokenise_pool
-from cuvee.errors import ArtifactError, ConfigError, MissingDependencyError
+from cuvee.errors import ArtifactError, ConfigError, CuveeError, MissingDependencyError
 from cuvee.executors import Task, run_tasks, running_on
 from cuvee.export.exporter import ExportConfig
 from cuvee.export.write import export_selection
@@ -392,7 +393,7 @@ def test_inputs_that_no_node_can_find(documents: Path, tmp_path: Path) -> None:
             patched.chdir(documents)
             with pytest.raises(ConfigError, match=r"reads 'letters\.jsonl', a path of the folder"):
                 list(run_tasks([task_reading(out, model="letters.jsonl")], workers=1))
-        task = task_reading(out, shard=shard(documents), options={"of": str(own)})
+        task = task_reading(out, shard=shard(documents), options={"path": str(own)})
         with pytest.raises(ArtifactError, match="scored names a file of the run's folder in its"):
             list(run_tasks([task], workers=1))
     assert not (out / "labels").exists()
@@ -417,6 +418,102 @@ def test_relative_folders_are_found(documents: Path, tmp_path: Path) -> None:
     assert sorted(inputs) == [[], [], *([one, tokenizer] for one in shards)]
 
 
+def test_names_that_are_paths_too(tmp_path: Path) -> None:
+    """Domains, columns and sides may be called like files that stand where the command starts."""
+    (tmp_path / "pool").mkdir()
+    lines = [
+        json.dumps({"id": f"{n}-{domain}", "text": f"{n} one two three", "domain": domain})
+        for n in range(40)
+        for domain in ("letters", "run/corpus", "web/en")
+    ]
+    (tmp_path / "pool" / "all.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "web" / "en").mkdir(parents=True)
+    for name in ("letters", "text", "train", "jsonl"):
+        (tmp_path / name).touch()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path)
+        cluster = nodes_apart(tmp_path)
+        cluster.through = RunStore.open((tmp_path / "store").as_uri(), Path("run"))
+        with running_on(cluster):
+            make_tokens(Path("run"), tmp_path / "pool", 1)
+    make_tokens(tmp_path / "here", tmp_path / "pool", 0)
+    assert digests(tmp_path / "run") == digests(tmp_path / "here")
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "a/../../outside", "", "a//b", "."])
+def test_names_in_a_store_do_not_lead_out_of_a_folder(tmp_path: Path, name: str) -> None:
+    """A list of files that somebody else put into the store is refused."""
+    store = nodes_apart(tmp_path).through.store
+    path = tmp_path / "file"
+    path.write_text("text", encoding="utf-8")
+    name = str(tmp_path / "outside") if name.startswith("/") else name
+    tree = store.put({name: (path, artifacts.digest_file(path))})
+    with pytest.raises(ArtifactError, match=f"{tree} is no list of files of a folder; empty"):
+        store.get(tree, tmp_path / "below" / "copy")
+    assert not (tmp_path / "outside").exists()
+    assert not (tmp_path / "below").exists()
+
+
+def test_lists_in_a_store_hold_digests(tmp_path: Path) -> None:
+    """What stands for a digest in a list of files is not used as a path."""
+    store = nodes_apart(tmp_path).through.store
+    for own in ("../../secret", 1, None):
+        listed: dict[str, Json] = {"a": own}
+        tree = artifacts.digest_json(listed)
+        store.filesystem.makedirs(f"{store.root}/objects/{tree[:2]}", exist_ok=True)
+        place = f"{store.root}/objects/{tree[:2]}/{tree}"
+        store.filesystem.pipe_file(place, artifacts.canonical_json(listed).encode())
+        with pytest.raises(ArtifactError, match="is no list of files of a folder; empty"):
+            store.get(tree, tmp_path / "copy")
+
+
+class HostedFiles(fsspec.implementations.memory.MemoryFileSystem):  # type: ignore[misc]
+    """Files of a machine that the URL names, as of sftp:// and abfs://."""
+
+    protocol = "hosted"
+
+    def __init__(self, host: str, **options: Any) -> None:
+        """Remember the machine."""
+        super().__init__(**options)
+        self.host = host
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.partition("://")[2].partition("/")[2] if "://" in path else path
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, str]:
+        return {"host": path.partition("://")[2].partition("/")[0].rpartition("@")[2]}
+
+
+def test_nodes_open_the_machine_that_the_url_names(tmp_path: Path) -> None:
+    """File systems drop the machine's name from a path; a message has no password."""
+    fsspec.register_implementation("hosted", HostedFiles, clobber=True)
+    through = RunStore.open("hosted://me:secret@server/run", tmp_path / "run")
+    task = task_reading(tmp_path / "run", shard={})
+    order = through.orders([task]).order(task)
+    opened = type(through.store).open(str(order["store"]))
+    assert (opened.filesystem.host, opened.root) == ("server", "/run")
+    with pytest.raises(ArtifactError, match="misses an object") as raised:
+        opened.get("0" * 64, tmp_path / "copy")
+    assert "secret" not in str(raised.value)
+
+
+def test_an_error_on_a_node_names_the_files_of_the_run(documents: Path, tmp_path: Path) -> None:
+    """The node's own copy is not what can be mended."""
+    cluster = nodes_apart(tmp_path)
+    model = cluster.through.run / "model.json"
+    model.parent.mkdir()
+    model.write_text("{", encoding="utf-8")
+    task = task_reading(
+        cluster.through.run, model=str(model), scorer="classifier", shard=shard(documents)
+    )
+    with running_on(cluster), pytest.raises(CuveeError) as raised:
+        list(run_tasks([task], workers=1))
+    assert str(model) in str(raised.value)
+    assert "node-1" not in str(raised.value)
+
+
 def test_stores_that_cannot_be_used(tmp_path: Path) -> None:
     """Each is refused in one line before anything is done."""
     run = tmp_path / "run"
@@ -431,6 +528,8 @@ def test_stores_that_cannot_be_used(tmp_path: Path) -> None:
         RunStore.open((tmp_path / "file" / "store").as_uri(), run)
     with pytest.raises(ConfigError, match=r"--out \. has no name, and --store needs one"):
         RunStore.open(tmp_path.as_uri(), Path())
+    with pytest.raises(ConfigError, match="--store is empty; give a URL"):
+        RunStore.open("", run)
     with pytest.raises(ConfigError, match="--store is for --executor ray"):
         hands("local", 1, store=tmp_path.as_uri(), run=run).__enter__()
 

@@ -9,6 +9,7 @@ whole. Any fsspec URL serves; credentials are the business of its file system.
 import json
 import logging
 import posixpath
+import re
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from cuvee import artifacts
 from cuvee.artifacts import Json
@@ -40,6 +42,9 @@ class ObjectStore:
     """Objects below a URL; opened by `open`."""
 
     url: str
+    """As messages name it; without a machine's name and password."""
+    address: str
+    """What another machine opens it by: as given, a path of this machine made whole."""
     filesystem: Any
     """Of fsspec."""
     root: str
@@ -53,10 +58,12 @@ class ObjectStore:
             url: Of fsspec; a path is one of this machine.
 
         Raises:
-            ConfigError: There is no such protocol, or its file system cannot be made.
+            ConfigError: There is no URL or no such protocol, or its file system cannot be made.
             MissingDependencyError: The package of the protocol is not installed.
         """
         protocol = url.partition("://")[0]
+        if not url:
+            raise ConfigError("--store is empty; give a URL such as s3://bucket/folder.")
         try:
             filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except ImportError as error:
@@ -72,7 +79,13 @@ class ObjectStore:
         except Exception as error:
             raise ConfigError(_said(url, "opened", error)) from error
         whole = str(filesystem.unstrip_protocol(root))
-        return cls(url=whole.rstrip("/"), filesystem=filesystem, root=root.rstrip("/"))
+        is_local = isinstance(filesystem, LocalFileSystem)
+        return cls(
+            url=whole.rstrip("/"),
+            address=whole if is_local else url,
+            filesystem=filesystem,
+            root=root.rstrip("/"),
+        )
 
     def check(self) -> None:
         """Write a small file, read it again, and ask for an object that is not there.
@@ -133,6 +146,10 @@ class ObjectStore:
             files = json.loads(text)
         if artifacts.digest_json(files) != digest:
             raise ArtifactError(f"{self._object(digest)} is damaged; {_remedy(self.url)}.")
+        if not all(_is_below(name) and _is_digest(own) for name, own in files.items()):
+            raise ArtifactError(
+                f"{self._object(digest)} is no list of files of a folder; {_remedy(self.url)}."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         copies = {name: folder / name for name in files}
         for parent in {path.parent for path in copies.values()}:
@@ -202,6 +219,15 @@ def _is_json_object(text: bytes) -> bool:
         return isinstance(json.loads(text), dict)
     except ValueError:
         return False
+
+
+def _is_below(name: str) -> bool:
+    """Tell whether a name leads to a file of the folder it is looked up in."""
+    return all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _is_digest(own: object) -> bool:
+    return isinstance(own, str) and re.fullmatch("[0-9a-f]{64}", own) is not None
 
 
 @contextmanager

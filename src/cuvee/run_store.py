@@ -20,7 +20,7 @@ from typing import Any, Self, cast
 
 from cuvee import artifacts, executors
 from cuvee.artifacts import Json
-from cuvee.errors import ArtifactError, ConfigError
+from cuvee.errors import ArtifactError, ConfigError, CuveeError
 from cuvee.executors import Task
 from cuvee.object_store import ObjectStore
 
@@ -32,8 +32,16 @@ _BESIDE = ("", ".passes", ".pieces")
 """Ends of the names of the run's folder and of those that stand beside it while it is made."""
 _DOCUMENTS = ("url", "files")
 """Keys of a spec that name documents: nodes read them where they stand."""
-_UNREAD = ("shards", "exclude")
-"""Keys of a pool's config that name files which no task reads."""
+_PATHS = {
+    *_DOCUMENTS,
+    *("documents", "labels", "named", "scan", "scores", "tokenizer"),  # of a pool
+    *("index", "part", "store"),  # of an export
+    *("counted", "divided", "ranks", "request", "scale", "scattered", "taken"),  # of a selection
+    *("influence", "model", "path"),  # of scorers
+    *("base", "copies", "pool", "quality", "targets"),  # of a training run
+}
+"""Keys of a spec that name files; what stands under others may be called like a file and is none.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +129,7 @@ class Orders:
         """
         inputs: dict[str, Json] = {}
         for key, text in _strings(task.spec):
-            if key in _UNREAD:
+            if key not in _PATHS:
                 continue
             if self._is_own(text) and text not in inputs and os.path.exists(text):
                 if key in _DOCUMENTS:
@@ -138,7 +146,7 @@ class Orders:
             "spec": task.spec,
             "name": task.folder.name,
             "members": task.members,
-            "store": self.store.url,
+            "store": self.store.address,
             "inputs": inputs,
         }
 
@@ -179,12 +187,25 @@ def perform(order: Mapping[str, Json]) -> dict[str, str]:
             folder=Path(work) / given["name"],
             members=members,
         )
-        executors.call(task)
+        with _told_of(places):
+            executors.call(task)
         made = {}
         for name in members or ("",):
             _check_portable(task.folder / name, node)
             made[name] = store.put(_tree(task.folder / name))
     return made
+
+
+@contextmanager
+def _told_of(places: Mapping[str, str]) -> Iterator[None]:
+    """Name the run's files in errors, not the copies: those are what can be mended."""
+    try:
+        yield
+    except CuveeError as error:
+        message = str(error)
+        for text, place in places.items():
+            message = message.replace(place, text)
+        raise type(error)(message) from error
 
 
 def node_folder() -> Path:
@@ -270,13 +291,13 @@ def _strings(value: Json, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _strings(one, key)
 
 
-def _replaced(value: Json, places: Mapping[str, str]) -> Json:
+def _replaced(value: Json, places: Mapping[str, str], key: str = "") -> Json:
     if isinstance(value, str):
-        return places.get(value, value)
+        return places.get(value, value) if key in _PATHS else value
     if isinstance(value, Mapping):
-        return {name: _replaced(one, places) for name, one in value.items()}
+        return {name: _replaced(one, places, name) for name, one in value.items()}
     if isinstance(value, Sequence):
-        return [_replaced(one, places) for one in value]
+        return [_replaced(one, places, key) for one in value]
     return value
 
 
