@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cuvee import artifacts
+from cuvee import artifacts, executors
 from cuvee.artifacts import Json
 from cuvee.cli.options import hands
 from cuvee.corpus.pool import PoolConfig
@@ -496,7 +496,11 @@ def test_nodes_open_the_machine_that_the_url_names(tmp_path: Path) -> None:
     assert (opened.filesystem.host, opened.root) == ("server", "/run")
     with pytest.raises(ArtifactError, match="misses an object") as raised:
         opened.get("0" * 64, tmp_path / "copy")
+    assert "hosted://server/run" in str(raised.value)
     assert "secret" not in str(raised.value)
+    with pytest.raises(ConfigError, match="nope://server/run' is no URL") as refused:
+        RunStore.open("nope://me:secret@server/run", tmp_path / "run")
+    assert "secret" not in str(refused.value)
 
 
 def test_an_error_on_a_node_names_the_files_of_the_run(documents: Path, tmp_path: Path) -> None:
@@ -563,6 +567,42 @@ def test_workers_of_a_node_fetch_once(documents: Path, tmp_path: Path) -> None:
         made = list(pool.map(work, sent))
     assert len(fetched) == 1
     assert made == [made[0]] * 4
+
+
+def test_what_a_lost_worker_has_left_is_removed(documents: Path, tmp_path: Path) -> None:
+    """The next task of the node makes room, but leaves alone what another worker is making."""
+    cluster = nodes_apart(tmp_path)
+    tasks = [task_reading(cluster.through.run, name=one, shard=shard(documents)) for one in "ab"]
+    orders = cluster.through.orders(tasks)
+    sent = [orders.order(task) for task in tasks]
+    lost = tmp_path / "node" / "work" / "of-the-lost"
+    (lost / "a.partial").mkdir(parents=True)
+    (lost / "a.partial" / "scores.parquet").write_bytes(b"half")
+    call, made = executors.call, []
+
+    def call_amid(task: Task) -> None:
+        if task.folder.name == "a":
+            made.append(perform(sent[1]))
+            assert task.folder.parent.is_dir()
+        call(task)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(NODE_DIR, str(tmp_path / "node"))
+        patched.setattr(executors, "call", call_amid)
+        made.append(perform(sent[0]))
+    assert made[0] == made[1]
+    assert not list((tmp_path / "node" / "work").iterdir())
+
+
+def test_documents_in_the_folder_of_a_node(documents: Path, tmp_path: Path) -> None:
+    """The folder for copies may hold the pool too, whatever that is called there."""
+    own = tmp_path / "node-1" / "inputs" / "letters.jsonl"
+    own.parent.mkdir(parents=True)
+    own.write_bytes((documents / "letters.jsonl").read_bytes())
+    with running_on(nodes_apart(tmp_path)):
+        scan(tmp_path / "run", own)
+    scan(tmp_path / "here", own)
+    assert digests(tmp_path / "run") == digests(tmp_path / "here")
 
 
 def test_the_folder_of_another_user_is_not_used(

@@ -42,7 +42,7 @@ class ObjectStore:
     """Objects below a URL; opened by `open`."""
 
     url: str
-    """As messages name it; without a machine's name and password."""
+    """As messages name it, without a password."""
     address: str
     """What another machine opens it by: as given, a path of this machine made whole."""
     filesystem: Any
@@ -73,16 +73,16 @@ class ObjectStore:
             ) from error
         except ValueError as error:
             raise ConfigError(
-                f"--store {url!r} is no URL that fsspec knows ({error}). Give one such as "
+                f"--store {_shown(url)!r} is no URL that fsspec knows ({error}). Give one such as "
                 "s3://bucket/folder, gs://bucket/folder or file:///folder."
             ) from error
         except Exception as error:
-            raise ConfigError(_said(url, "opened", error)) from error
-        whole = str(filesystem.unstrip_protocol(root))
+            raise ConfigError(_said(_shown(url), "opened", error)) from error
         is_local = isinstance(filesystem, LocalFileSystem)
+        whole = str(filesystem.unstrip_protocol(root)) if is_local else url
         return cls(
-            url=whole.rstrip("/"),
-            address=whole if is_local else url,
+            url=_shown(whole).rstrip("/"),
+            address=whole,
             filesystem=filesystem,
             root=root.rstrip("/"),
         )
@@ -244,6 +244,12 @@ def _reaching(url: str, what: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise ArtifactError(_said(url, what, error)) from error
+
+
+def _shown(url: str) -> str:
+    """Return a URL without the name and password of who reads it."""
+    user = r"(?<=://)[^/]*:[^/]*@"
+    return re.sub(user, "", url)
 
 
 def _said(url: str, what: str, error: Exception) -> str:

@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
@@ -28,6 +28,8 @@ NODE_DIR = "CUVEE_NODE_DIR"
 """Variable that names a node's folder for copies; without it, one below the system's for temporary
 files."""
 _INPUTS, _WORK = "inputs", "work"
+_HELD = ".held"
+"""File in a task's folder that its worker holds as long as it lives."""
 _BESIDE = ("", ".passes", ".pieces")
 """Ends of the names of the run's folder and of those that stand beside it while it is made."""
 _DOCUMENTS = ("url", "files")
@@ -180,18 +182,18 @@ def perform(order: Mapping[str, Json]) -> dict[str, str]:
         for text, one in given["inputs"].items()
     }
     members = tuple(given["members"])
-    with tempfile.TemporaryDirectory(dir=node / _WORK) as work:
+    with _workplace(node / _WORK) as work:
         task = Task(
             function=given["function"],
             spec=cast(Mapping[str, Json], _replaced(given["spec"], places)),
-            folder=Path(work) / given["name"],
+            folder=work / given["name"],
             members=members,
         )
         with _told_of(places):
             executors.call(task)
         made = {}
         for name in members or ("",):
-            _check_portable(task.folder / name, node)
+            _check_portable(task.folder / name, (str(work), *places.values()))
             made[name] = store.put(_tree(task.folder / name))
     return made
 
@@ -245,10 +247,30 @@ def _fetched(store: ObjectStore, node: Path, name: str, *, tree: str, is_file: b
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that the system takes back from a process that dies."""
+def _workplace(root: Path) -> Iterator[Path]:
+    """Make a folder for one task, and remove those of workers that were lost."""
+    with ExitStack() as held:
+        with _alone(root.with_name(root.name + ".lock")):
+            for one in root.iterdir():
+                with suppress(OSError), _alone(one / _HELD, wait=False):
+                    shutil.rmtree(one, ignore_errors=True)
+            own = Path(tempfile.mkdtemp(dir=root))
+            held.enter_context(_alone(own / _HELD))
+        try:
+            yield own
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+@contextmanager
+def _alone(lock: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that the system takes back from a process that dies.
+
+    Raises:
+        BlockingIOError: Another holds it, and this one does not wait.
+    """
     with lock.open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 
@@ -311,10 +333,10 @@ def _check_absolute(text: str) -> None:
         )
 
 
-def _check_portable(folder: Path, node: Path) -> None:
+def _check_portable(folder: Path, places: Sequence[str]) -> None:
     manifest = folder / artifacts.MANIFEST
     text = manifest.read_text(encoding="utf-8")
-    if any(str(node / name) in text for name in (_INPUTS, _WORK)):
+    if any(place in text for place in places):
         raise ArtifactError(
             f"{folder.name} names a file of the run's folder in its settings, so it would be "
             "another where nodes have other paths; move that file out of --out to a path that "
