@@ -390,9 +390,10 @@ def test_inputs_that_no_node_can_find(documents: Path, tmp_path: Path) -> None:
         ):
             scan(out, own.parent)
         with pytest.MonkeyPatch.context() as patched:
-            patched.chdir(documents)
-            with pytest.raises(ConfigError, match=r"reads 'letters\.jsonl', a path of the folder"):
-                list(run_tasks([task_reading(out, model="letters.jsonl")], workers=1))
+            patched.chdir(documents.parent)
+            for model in (f"{documents.name}/letters.jsonl", documents.name):
+                with pytest.raises(ConfigError, match=f"reads '{model}', a path of the folder"):
+                    list(run_tasks([task_reading(out, model=model)], workers=1))
         task = task_reading(out, shard=shard(documents), options={"path": str(own)})
         with pytest.raises(ArtifactError, match="scored names a file of the run's folder in its"):
             list(run_tasks([task], workers=1))

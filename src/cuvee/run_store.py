@@ -325,8 +325,7 @@ def _replaced(value: Json, places: Mapping[str, str], key: str = "") -> Json:
 
 def _check_absolute(text: str) -> None:
     """Refuse what is a path of the folder the command was started in."""
-    is_path = os.path.isfile(text) or (os.sep in text and os.path.isdir(text))
-    if is_path and not os.path.isabs(text):
+    if os.path.exists(text) and not os.path.isabs(text):
         raise ConfigError(
             f"a task reads {text!r}, a path of the folder this command was started in, which "
             "nodes do not have; with --store give a URL, or a whole path that every node has."
