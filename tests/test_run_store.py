@@ -20,6 +20,7 @@ import pytest
 from cuvee import artifacts, executors
 from cuvee.artifacts import Json
 from cuvee.cli.options import hands
+from cuvee.corpus.overlap import OverlapConfig, find_overlap
 from cuvee.corpus.pool import PoolConfig
 from cuvee.corpus.scan import scan_pool
 from cuvee.corpus.store import TokenStore
@@ -28,6 +29,8 @@ from cuvee.errors import ArtifactError, ConfigError, CuveeError, MissingDependen
 from cuvee.executors import Task, run_tasks, running_on
 from cuvee.export.exporter import ExportConfig
 from cuvee.export.write import export_selection
+from cuvee.labels.domain_cells import DomainColumns, write_domain_column
+from cuvee.labels.passes import LabelPass, run_pass
 from cuvee.policy.mixture import Mixture
 from cuvee.policy.quality_curve import QualityCurve
 from cuvee.proxy.stacking import StackChoice, shape_of
@@ -229,6 +232,32 @@ def test_all_kinds_of_tasks_leave_the_bytes_of_a_local_run(
     }
     assert not list(tmp_path.glob("node-*/work/*"))
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_label_columns_and_overlap_leave_the_bytes_of_a_local_run(
+    documents: Path, tmp_path: Path
+) -> None:
+    """Their tasks name all they read too, and read copies of it."""
+    here, cluster = tmp_path / "here", nodes_apart(tmp_path)
+    there = cluster.through.run
+    pool = PoolConfig(shards=(str(documents),), validation_share=0.2)
+    targets = {"letters": PoolConfig(shards=(str(documents / "letters.jsonl"),))}
+    for out, workers in ((here, 0), (there, 2)):
+        with running_on(cluster):
+            index = scan_pool(pool, out, seed=1, workers=workers)
+            job = LabelPass(
+                column="edu", scorer="heuristics", model=None, shards=index.shards, pool=pool
+            )
+            scores = run_pass(job, out, workers=workers)
+            columns = DomainColumns(
+                scan=out / "corpus" / "scan", shards=index.shards, scores=scores, n_cells=2
+            )
+            write_domain_column(columns, out, workers=workers)
+            overlap = OverlapConfig(n=5, shortest=5)
+            find_overlap(pool, targets, out / "overlap", settings=overlap, workers=workers)
+    assert digests(there) == digests(here)
+    functions = {order["function"].partition(":")[2] for order in cluster.orders}
+    assert functions == {"scan_shard", "label_shard", "name_shard", "overlap_shard"}
 
 
 def scan(out: Path, documents: Path) -> None:
