@@ -252,7 +252,8 @@ def test_label_columns_and_overlap_leave_the_bytes_of_a_local_run(
             columns = DomainColumns(
                 scan=out / "corpus" / "scan", shards=index.shards, scores=scores, n_cells=2
             )
-            write_domain_column(columns, out, workers=workers)
+            cells = write_domain_column(columns, out, workers=workers)
+            scan_pool(pool, out / "named", seed=1, workers=workers, labels=cells)
             overlap = OverlapConfig(n=5, shortest=5)
             find_overlap(pool, targets, out / "overlap", settings=overlap, workers=workers)
     assert digests(there) == digests(here)
