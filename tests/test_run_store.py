@@ -1,5 +1,6 @@
 """Tasks on nodes that see nothing of the run but a store: the same bytes, or one clear error."""
 
+import errno
 import json
 import os
 import sys
@@ -35,7 +36,7 @@ from cuvee.policy.mixture import Mixture
 from cuvee.policy.quality_curve import QualityCurve
 from cuvee.proxy.stacking import StackChoice, shape_of
 from cuvee.proxy.sweep import ProxyConfig, SweepInputs, train_all, training_spec
-from cuvee.run_store import NODE_DIR, RunStore, perform
+from cuvee.run_store import NODE_DIR, RunStore, node_folder, perform
 from cuvee.select.budget import SelectConfig, plan
 from cuvee.select.copies_table import CopiesConfig, write_copies
 from cuvee.select.label_files import LabelFiles
@@ -634,6 +635,54 @@ def test_documents_in_the_folder_of_a_node(documents: Path, tmp_path: Path) -> N
         scan(tmp_path / "run", own)
     scan(tmp_path / "here", own)
     assert digests(tmp_path / "run") == digests(tmp_path / "here")
+
+
+def test_a_fetch_that_was_cut_off_is_begun_again(documents: Path, tmp_path: Path) -> None:
+    """What a killed worker had copied of an input is not read."""
+    cluster = nodes_apart(tmp_path)
+    model = cluster.through.run / "model.bin"
+    model.parent.mkdir()
+    model.write_text("a model", encoding="utf-8")
+    task = task_reading(cluster.through.run, model=str(model), shard=shard(documents))
+    order = cluster.through.orders([task]).order(task)
+    tree = artifacts.digest_json({"model.bin": artifacts.digest_file(model)})
+    inputs = tmp_path / "node" / "inputs"
+    for half in ("model.bin", "other.bin"):
+        aside = inputs / f"{tree}-file.partial"
+        aside.mkdir(parents=True, exist_ok=True)
+        (aside / half).write_text("a mo", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(NODE_DIR, str(tmp_path / "node"))
+        perform(order)
+    assert [path.name for path in inputs.glob("*/*")] == ["model.bin"]
+    assert (inputs / f"{tree}-file" / "model.bin").read_text(encoding="utf-8") == "a model"
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no fault of the store or of its credentials."""
+    store = nodes_apart(tmp_path).through.store
+    (tmp_path / "file").write_text("text", encoding="utf-8")
+    own = artifacts.digest_file(tmp_path / "file")
+    tree = store.put({"file": (tmp_path / "file", own)})
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "get", full)
+    with pytest.raises(ArtifactError, match=r"^no space is left .*; make room") as raised:
+        store.get(tree, tmp_path / "copy")
+    assert "credentials" not in str(raised.value)
+
+
+def test_the_folder_of_a_node_is_a_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative one would be another after each change of a worker's folder."""
+    monkeypatch.setenv(NODE_DIR, "copies")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match=f"{NODE_DIR} on .* is 'copies'; give a whole path"):
+        node_folder()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_folder_of_another_user_is_not_used(

@@ -6,6 +6,7 @@ a folder's files (its tree) is an object too and is written after them, so a tre
 whole. Any fsspec URL serves; credentials are the business of its file system.
 """
 
+import errno
 import json
 import logging
 import posixpath
@@ -35,6 +36,7 @@ _WHOLE_WRITES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 aside and renamed, which would cost these a copy."""
 _REQUESTS = 16
 """Files put into an object store at a time."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,6 +245,11 @@ def _reaching(url: str, what: str) -> Iterator[None]:
             f"must reach the same store; if it does, {_remedy(url)}."
         ) from error
     except Exception as error:
+        if getattr(error, "errno", None) in _FULL:
+            raise ArtifactError(
+                f"no space is left on {socket.gethostname()} or in the store {url} ({error}); make "
+                "room, then run the same command again."
+            ) from error
         raise ArtifactError(_said(url, what, error)) from error
 
 

@@ -214,9 +214,14 @@ def node_folder() -> Path:
     """Return this node's folder for copies, made where it is not there.
 
     Raises:
-        ArtifactError: Another user has made it.
+        ArtifactError: Another user has made it, or the variable holds no whole path.
     """
     given = os.environ.get(NODE_DIR)
+    if given and not os.path.isabs(given):
+        raise ArtifactError(
+            f"{NODE_DIR} on {socket.gethostname()} is {given!r}; give a whole path where "
+            "`ray start` is called."
+        )
     root = Path(given or Path(tempfile.gettempdir()) / f"cuvee-{os.getuid()}").absolute()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not given and root.stat().st_uid != os.getuid():
