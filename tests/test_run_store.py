@@ -1,5 +1,6 @@
 """Tasks on nodes that see nothing of the run but a store: the same bytes, or one clear error."""
 
+import errno
 import json
 import os
 import sys
@@ -11,27 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import fsspec.implementations.memory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cuvee import artifacts
+from cuvee import artifacts, executors
 from cuvee.artifacts import Json
 from cuvee.cli.options import hands
+from cuvee.corpus.overlap import OverlapConfig, find_overlap
 from cuvee.corpus.pool import PoolConfig
 from cuvee.corpus.scan import scan_pool
 from cuvee.corpus.store import TokenStore
 from cuvee.corpus.tokens import TokensConfig, make_tokenizer, tokenise_pool
-from cuvee.errors import ArtifactError, ConfigError, MissingDependencyError
+from cuvee.errors import ArtifactError, ConfigError, CuveeError, MissingDependencyError
 from cuvee.executors import Task, run_tasks, running_on
 from cuvee.export.exporter import ExportConfig
 from cuvee.export.write import export_selection
+from cuvee.labels.domain_cells import DomainColumns, write_domain_column
+from cuvee.labels.passes import LabelPass, run_pass
 from cuvee.policy.mixture import Mixture
 from cuvee.policy.quality_curve import QualityCurve
 from cuvee.proxy.stacking import StackChoice, shape_of
 from cuvee.proxy.sweep import ProxyConfig, SweepInputs, train_all, training_spec
-from cuvee.run_store import NODE_DIR, RunStore, perform
+from cuvee.run_store import NODE_DIR, RunStore, node_folder, perform
 from cuvee.select.budget import SelectConfig, plan
 from cuvee.select.copies_table import CopiesConfig, write_copies
 from cuvee.select.label_files import LabelFiles
@@ -230,6 +235,33 @@ def test_all_kinds_of_tasks_leave_the_bytes_of_a_local_run(
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_label_columns_and_overlap_leave_the_bytes_of_a_local_run(
+    documents: Path, tmp_path: Path
+) -> None:
+    """Their tasks name all they read too, and read copies of it."""
+    here, cluster = tmp_path / "here", nodes_apart(tmp_path)
+    there = cluster.through.run
+    pool = PoolConfig(shards=(str(documents),), validation_share=0.2)
+    targets = {"letters": PoolConfig(shards=(str(documents / "letters.jsonl"),))}
+    for out, workers in ((here, 0), (there, 2)):
+        with running_on(cluster):
+            index = scan_pool(pool, out, seed=1, workers=workers)
+            job = LabelPass(
+                column="edu", scorer="heuristics", model=None, shards=index.shards, pool=pool
+            )
+            scores = run_pass(job, out, workers=workers)
+            columns = DomainColumns(
+                scan=out / "corpus" / "scan", shards=index.shards, scores=scores, n_cells=2
+            )
+            cells = write_domain_column(columns, out, workers=workers)
+            scan_pool(pool, out / "named", seed=1, workers=workers, labels=cells)
+            overlap = OverlapConfig(n=5, shortest=5)
+            find_overlap(pool, targets, out / "overlap", settings=overlap, workers=workers)
+    assert digests(there) == digests(here)
+    functions = {order["function"].partition(":")[2] for order in cluster.orders}
+    assert functions == {"scan_shard", "label_shard", "name_shard", "overlap_shard"}
+
+
 def scan(out: Path, documents: Path) -> None:
     """Scan the pool in tasks."""
     pool = PoolConfig(shards=(str(documents),), validation_share=0.2)
@@ -389,10 +421,11 @@ def test_inputs_that_no_node_can_find(documents: Path, tmp_path: Path) -> None:
         ):
             scan(out, own.parent)
         with pytest.MonkeyPatch.context() as patched:
-            patched.chdir(documents)
-            with pytest.raises(ConfigError, match=r"reads 'letters\.jsonl', a path of the folder"):
-                list(run_tasks([task_reading(out, model="letters.jsonl")], workers=1))
-        task = task_reading(out, shard=shard(documents), options={"of": str(own)})
+            patched.chdir(documents.parent)
+            for model in (f"{documents.name}/letters.jsonl", documents.name):
+                with pytest.raises(ConfigError, match=f"reads '{model}', a path of the folder"):
+                    list(run_tasks([task_reading(out, model=model)], workers=1))
+        task = task_reading(out, shard=shard(documents), options={"path": str(own)})
         with pytest.raises(ArtifactError, match="scored names a file of the run's folder in its"):
             list(run_tasks([task], workers=1))
     assert not (out / "labels").exists()
@@ -417,6 +450,106 @@ def test_relative_folders_are_found(documents: Path, tmp_path: Path) -> None:
     assert sorted(inputs) == [[], [], *([one, tokenizer] for one in shards)]
 
 
+def test_names_that_are_paths_too(tmp_path: Path) -> None:
+    """Domains, columns and sides may be called like files that stand where the command starts."""
+    (tmp_path / "pool").mkdir()
+    lines = [
+        json.dumps({"id": f"{n}-{domain}", "text": f"{n} one two three", "domain": domain})
+        for n in range(40)
+        for domain in ("letters", "run/corpus", "web/en")
+    ]
+    (tmp_path / "pool" / "all.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "web" / "en").mkdir(parents=True)
+    for name in ("letters", "text", "train", "jsonl"):
+        (tmp_path / name).touch()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path)
+        cluster = nodes_apart(tmp_path)
+        cluster.through = RunStore.open((tmp_path / "store").as_uri(), Path("run"))
+        with running_on(cluster):
+            make_tokens(Path("run"), tmp_path / "pool", 1)
+    make_tokens(tmp_path / "here", tmp_path / "pool", 0)
+    assert digests(tmp_path / "run") == digests(tmp_path / "here")
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "a/../../outside", "", "a//b", "."])
+def test_names_in_a_store_do_not_lead_out_of_a_folder(tmp_path: Path, name: str) -> None:
+    """A list of files that somebody else put into the store is refused."""
+    store = nodes_apart(tmp_path).through.store
+    path = tmp_path / "file"
+    path.write_text("text", encoding="utf-8")
+    name = str(tmp_path / "outside") if name.startswith("/") else name
+    tree = store.put({name: (path, artifacts.digest_file(path))})
+    with pytest.raises(ArtifactError, match=f"{tree} is no list of files of a folder; empty"):
+        store.get(tree, tmp_path / "below" / "copy")
+    assert not (tmp_path / "outside").exists()
+    assert not (tmp_path / "below").exists()
+
+
+def test_lists_in_a_store_hold_digests(tmp_path: Path) -> None:
+    """What stands for a digest in a list of files is not used as a path."""
+    store = nodes_apart(tmp_path).through.store
+    for own in ("../../secret", 1, None):
+        listed: dict[str, Json] = {"a": own}
+        tree = artifacts.digest_json(listed)
+        store.filesystem.makedirs(f"{store.root}/objects/{tree[:2]}", exist_ok=True)
+        place = f"{store.root}/objects/{tree[:2]}/{tree}"
+        store.filesystem.pipe_file(place, artifacts.canonical_json(listed).encode())
+        with pytest.raises(ArtifactError, match="is no list of files of a folder; empty"):
+            store.get(tree, tmp_path / "copy")
+
+
+class HostedFiles(fsspec.implementations.memory.MemoryFileSystem):  # type: ignore[misc]
+    """Files of a machine that the URL names, as of sftp:// and abfs://."""
+
+    protocol = "hosted"
+
+    def __init__(self, host: str, **options: Any) -> None:
+        """Remember the machine."""
+        super().__init__(**options)
+        self.host = host
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.partition("://")[2].partition("/")[2] if "://" in path else path
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, str]:
+        return {"host": path.partition("://")[2].partition("/")[0].rpartition("@")[2]}
+
+
+def test_nodes_open_the_machine_that_the_url_names(tmp_path: Path) -> None:
+    """File systems drop the machine's name from a path; a message has no password."""
+    fsspec.register_implementation("hosted", HostedFiles, clobber=True)
+    through = RunStore.open("hosted://me:secret@server/run", tmp_path / "run")
+    task = task_reading(tmp_path / "run", shard={})
+    order = through.orders([task]).order(task)
+    opened = type(through.store).open(str(order["store"]))
+    assert (opened.filesystem.host, opened.root) == ("server", "/run")
+    with pytest.raises(ArtifactError, match="misses an object") as raised:
+        opened.get("0" * 64, tmp_path / "copy")
+    assert "hosted://server/run" in str(raised.value)
+    assert "secret" not in str(raised.value)
+    with pytest.raises(ConfigError, match="nope://server/run' is no URL") as refused:
+        RunStore.open("nope://me:secret@server/run", tmp_path / "run")
+    assert "secret" not in str(refused.value)
+
+
+def test_an_error_on_a_node_names_the_files_of_the_run(documents: Path, tmp_path: Path) -> None:
+    """The node's own copy is not what can be mended."""
+    cluster = nodes_apart(tmp_path)
+    model = cluster.through.run / "model.json"
+    model.parent.mkdir()
+    model.write_text("{", encoding="utf-8")
+    task = task_reading(
+        cluster.through.run, model=str(model), scorer="classifier", shard=shard(documents)
+    )
+    with running_on(cluster), pytest.raises(CuveeError) as raised:
+        list(run_tasks([task], workers=1))
+    assert str(model) in str(raised.value)
+    assert "node-1" not in str(raised.value)
+
+
 def test_stores_that_cannot_be_used(tmp_path: Path) -> None:
     """Each is refused in one line before anything is done."""
     run = tmp_path / "run"
@@ -431,6 +564,8 @@ def test_stores_that_cannot_be_used(tmp_path: Path) -> None:
         RunStore.open((tmp_path / "file" / "store").as_uri(), run)
     with pytest.raises(ConfigError, match=r"--out \. has no name, and --store needs one"):
         RunStore.open(tmp_path.as_uri(), Path())
+    with pytest.raises(ConfigError, match="--store is empty; give a URL"):
+        RunStore.open("", run)
     with pytest.raises(ConfigError, match="--store is for --executor ray"):
         hands("local", 1, store=tmp_path.as_uri(), run=run).__enter__()
 
@@ -464,6 +599,90 @@ def test_workers_of_a_node_fetch_once(documents: Path, tmp_path: Path) -> None:
         made = list(pool.map(work, sent))
     assert len(fetched) == 1
     assert made == [made[0]] * 4
+
+
+def test_what_a_lost_worker_has_left_is_removed(documents: Path, tmp_path: Path) -> None:
+    """The next task of the node makes room, but leaves alone what another worker is making."""
+    cluster = nodes_apart(tmp_path)
+    tasks = [task_reading(cluster.through.run, name=one, shard=shard(documents)) for one in "ab"]
+    orders = cluster.through.orders(tasks)
+    sent = [orders.order(task) for task in tasks]
+    lost = tmp_path / "node" / "work" / "of-the-lost"
+    (lost / "a.partial").mkdir(parents=True)
+    (lost / "a.partial" / "scores.parquet").write_bytes(b"half")
+    call, made = executors.call, []
+
+    def call_amid(task: Task) -> None:
+        if task.folder.name == "a":
+            made.append(perform(sent[1]))
+            assert task.folder.parent.is_dir()
+        call(task)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(NODE_DIR, str(tmp_path / "node"))
+        patched.setattr(executors, "call", call_amid)
+        made.append(perform(sent[0]))
+    assert made[0] == made[1]
+    assert not list((tmp_path / "node" / "work").iterdir())
+
+
+def test_documents_in_the_folder_of_a_node(documents: Path, tmp_path: Path) -> None:
+    """The folder for copies may hold the pool too, whatever that is called there."""
+    own = tmp_path / "node-1" / "inputs" / "letters.jsonl"
+    own.parent.mkdir(parents=True)
+    own.write_bytes((documents / "letters.jsonl").read_bytes())
+    with running_on(nodes_apart(tmp_path)):
+        scan(tmp_path / "run", own)
+    scan(tmp_path / "here", own)
+    assert digests(tmp_path / "run") == digests(tmp_path / "here")
+
+
+def test_a_fetch_that_was_cut_off_is_begun_again(documents: Path, tmp_path: Path) -> None:
+    """What a killed worker had copied of an input is not read."""
+    cluster = nodes_apart(tmp_path)
+    model = cluster.through.run / "model.bin"
+    model.parent.mkdir()
+    model.write_text("a model", encoding="utf-8")
+    task = task_reading(cluster.through.run, model=str(model), shard=shard(documents))
+    order = cluster.through.orders([task]).order(task)
+    tree = artifacts.digest_json({"model.bin": artifacts.digest_file(model)})
+    inputs = tmp_path / "node" / "inputs"
+    for half in ("model.bin", "other.bin"):
+        aside = inputs / f"{tree}-file.partial"
+        aside.mkdir(parents=True, exist_ok=True)
+        (aside / half).write_text("a mo", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(NODE_DIR, str(tmp_path / "node"))
+        perform(order)
+    assert [path.name for path in inputs.glob("*/*")] == ["model.bin"]
+    assert (inputs / f"{tree}-file" / "model.bin").read_text(encoding="utf-8") == "a model"
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no fault of the store or of its credentials."""
+    store = nodes_apart(tmp_path).through.store
+    (tmp_path / "file").write_text("text", encoding="utf-8")
+    own = artifacts.digest_file(tmp_path / "file")
+    tree = store.put({"file": (tmp_path / "file", own)})
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "get", full)
+    with pytest.raises(ArtifactError, match=r"^no space is left .*; make room") as raised:
+        store.get(tree, tmp_path / "copy")
+    assert "credentials" not in str(raised.value)
+
+
+def test_the_folder_of_a_node_is_a_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative one would be another after each change of a worker's folder."""
+    monkeypatch.setenv(NODE_DIR, "copies")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match=f"{NODE_DIR} on .* is 'copies'; give a whole path"):
+        node_folder()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_folder_of_another_user_is_not_used(

@@ -6,9 +6,11 @@ a folder's files (its tree) is an object too and is written after them, so a tre
 whole. Any fsspec URL serves; credentials are the business of its file system.
 """
 
+import errno
 import json
 import logging
 import posixpath
+import re
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from cuvee import artifacts
 from cuvee.artifacts import Json
@@ -33,6 +36,7 @@ _WHOLE_WRITES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 aside and renamed, which would cost these a copy."""
 _REQUESTS = 16
 """Files put into an object store at a time."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,9 @@ class ObjectStore:
     """Objects below a URL; opened by `open`."""
 
     url: str
+    """As messages name it, without a password."""
+    address: str
+    """What another machine opens it by: as given, a path of this machine made whole."""
     filesystem: Any
     """Of fsspec."""
     root: str
@@ -53,10 +60,12 @@ class ObjectStore:
             url: Of fsspec; a path is one of this machine.
 
         Raises:
-            ConfigError: There is no such protocol, or its file system cannot be made.
+            ConfigError: There is no URL or no such protocol, or its file system cannot be made.
             MissingDependencyError: The package of the protocol is not installed.
         """
         protocol = url.partition("://")[0]
+        if not url:
+            raise ConfigError("--store is empty; give a URL such as s3://bucket/folder.")
         try:
             filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except ImportError as error:
@@ -66,13 +75,19 @@ class ObjectStore:
             ) from error
         except ValueError as error:
             raise ConfigError(
-                f"--store {url!r} is no URL that fsspec knows ({error}). Give one such as "
+                f"--store {_shown(url)!r} is no URL that fsspec knows ({error}). Give one such as "
                 "s3://bucket/folder, gs://bucket/folder or file:///folder."
             ) from error
         except Exception as error:
-            raise ConfigError(_said(url, "opened", error)) from error
-        whole = str(filesystem.unstrip_protocol(root))
-        return cls(url=whole.rstrip("/"), filesystem=filesystem, root=root.rstrip("/"))
+            raise ConfigError(_said(_shown(url), "opened", error)) from error
+        is_local = isinstance(filesystem, LocalFileSystem)
+        whole = str(filesystem.unstrip_protocol(root)) if is_local else url
+        return cls(
+            url=_shown(whole).rstrip("/"),
+            address=whole,
+            filesystem=filesystem,
+            root=root.rstrip("/"),
+        )
 
     def check(self) -> None:
         """Write a small file, read it again, and ask for an object that is not there.
@@ -133,6 +148,10 @@ class ObjectStore:
             files = json.loads(text)
         if artifacts.digest_json(files) != digest:
             raise ArtifactError(f"{self._object(digest)} is damaged; {_remedy(self.url)}.")
+        if not all(_is_below(name) and _is_digest(own) for name, own in files.items()):
+            raise ArtifactError(
+                f"{self._object(digest)} is no list of files of a folder; {_remedy(self.url)}."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         copies = {name: folder / name for name in files}
         for parent in {path.parent for path in copies.values()}:
@@ -204,6 +223,15 @@ def _is_json_object(text: bytes) -> bool:
         return False
 
 
+def _is_below(name: str) -> bool:
+    """Tell whether a name leads to a file of the folder it is looked up in."""
+    return all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _is_digest(own: object) -> bool:
+    return isinstance(own, str) and re.fullmatch("[0-9a-f]{64}", own) is not None
+
+
 @contextmanager
 def _reaching(url: str, what: str) -> Iterator[None]:
     """Say which store failed and where, whatever its file system raises."""
@@ -217,7 +245,18 @@ def _reaching(url: str, what: str) -> Iterator[None]:
             f"must reach the same store; if it does, {_remedy(url)}."
         ) from error
     except Exception as error:
+        if getattr(error, "errno", None) in _FULL:
+            raise ArtifactError(
+                f"no space is left on {socket.gethostname()} or in the store {url} ({error}); make "
+                "room, then run the same command again."
+            ) from error
         raise ArtifactError(_said(url, what, error)) from error
+
+
+def _shown(url: str) -> str:
+    """Return a URL without the name and password of who reads it."""
+    user = r"(?<=://)[^/]*:[^/]*@"
+    return re.sub(user, "", url)
 
 
 def _said(url: str, what: str, error: Exception) -> str:

@@ -13,14 +13,14 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
 from cuvee import artifacts, executors
 from cuvee.artifacts import Json
-from cuvee.errors import ArtifactError, ConfigError
+from cuvee.errors import ArtifactError, ConfigError, CuveeError
 from cuvee.executors import Task
 from cuvee.object_store import ObjectStore
 
@@ -28,12 +28,22 @@ NODE_DIR = "CUVEE_NODE_DIR"
 """Variable that names a node's folder for copies; without it, one below the system's for temporary
 files."""
 _INPUTS, _WORK = "inputs", "work"
+_HELD = ".held"
+"""File in a task's folder that its worker holds as long as it lives."""
 _BESIDE = ("", ".passes", ".pieces")
 """Ends of the names of the run's folder and of those that stand beside it while it is made."""
 _DOCUMENTS = ("url", "files")
 """Keys of a spec that name documents: nodes read them where they stand."""
-_UNREAD = ("shards", "exclude")
-"""Keys of a pool's config that name files which no task reads."""
+_PATHS = {
+    *_DOCUMENTS,
+    *("documents", "labels", "named", "scan", "scores", "tokenizer"),  # of a pool
+    *("index", "part", "store"),  # of an export
+    *("counted", "divided", "ranks", "request", "scale", "scattered", "taken"),  # of a selection
+    *("influence", "model", "path"),  # of scorers
+    *("base", "copies", "pool", "quality", "targets"),  # of a training run
+}
+"""Keys of a spec that name files; what stands under others may be called like a file and is none.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +131,7 @@ class Orders:
         """
         inputs: dict[str, Json] = {}
         for key, text in _strings(task.spec):
-            if key in _UNREAD:
+            if key not in _PATHS:
                 continue
             if self._is_own(text) and text not in inputs and os.path.exists(text):
                 if key in _DOCUMENTS:
@@ -138,7 +148,7 @@ class Orders:
             "spec": task.spec,
             "name": task.folder.name,
             "members": task.members,
-            "store": self.store.url,
+            "store": self.store.address,
             "inputs": inputs,
         }
 
@@ -172,28 +182,46 @@ def perform(order: Mapping[str, Json]) -> dict[str, str]:
         for text, one in given["inputs"].items()
     }
     members = tuple(given["members"])
-    with tempfile.TemporaryDirectory(dir=node / _WORK) as work:
+    with _workplace(node / _WORK) as work:
         task = Task(
             function=given["function"],
             spec=cast(Mapping[str, Json], _replaced(given["spec"], places)),
-            folder=Path(work) / given["name"],
+            folder=work / given["name"],
             members=members,
         )
-        executors.call(task)
+        with _told_of(places):
+            executors.call(task)
         made = {}
         for name in members or ("",):
-            _check_portable(task.folder / name, node)
+            _check_portable(task.folder / name, (str(work), *places.values()))
             made[name] = store.put(_tree(task.folder / name))
     return made
+
+
+@contextmanager
+def _told_of(places: Mapping[str, str]) -> Iterator[None]:
+    """Name the run's files in errors, not the copies: those are what can be mended."""
+    try:
+        yield
+    except CuveeError as error:
+        message = str(error)
+        for text, place in places.items():
+            message = message.replace(place, text)
+        raise type(error)(message) from error
 
 
 def node_folder() -> Path:
     """Return this node's folder for copies, made where it is not there.
 
     Raises:
-        ArtifactError: Another user has made it.
+        ArtifactError: Another user has made it, or the variable holds no whole path.
     """
     given = os.environ.get(NODE_DIR)
+    if given and not os.path.isabs(given):
+        raise ArtifactError(
+            f"{NODE_DIR} on {socket.gethostname()} is {given!r}; give a whole path where "
+            "`ray start` is called."
+        )
     root = Path(given or Path(tempfile.gettempdir()) / f"cuvee-{os.getuid()}").absolute()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not given and root.stat().st_uid != os.getuid():
@@ -224,10 +252,30 @@ def _fetched(store: ObjectStore, node: Path, name: str, *, tree: str, is_file: b
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that the system takes back from a process that dies."""
+def _workplace(root: Path) -> Iterator[Path]:
+    """Make a folder for one task, and remove those of workers that were lost."""
+    with ExitStack() as held:
+        with _alone(root.with_name(root.name + ".lock")):
+            for one in root.iterdir():
+                with suppress(OSError), _alone(one / _HELD, wait=False):
+                    shutil.rmtree(one, ignore_errors=True)
+            own = Path(tempfile.mkdtemp(dir=root))
+            held.enter_context(_alone(own / _HELD))
+        try:
+            yield own
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+@contextmanager
+def _alone(lock: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that the system takes back from a process that dies.
+
+    Raises:
+        BlockingIOError: Another holds it, and this one does not wait.
+    """
     with lock.open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 
@@ -270,30 +318,29 @@ def _strings(value: Json, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _strings(one, key)
 
 
-def _replaced(value: Json, places: Mapping[str, str]) -> Json:
+def _replaced(value: Json, places: Mapping[str, str], key: str = "") -> Json:
     if isinstance(value, str):
-        return places.get(value, value)
+        return places.get(value, value) if key in _PATHS else value
     if isinstance(value, Mapping):
-        return {name: _replaced(one, places) for name, one in value.items()}
+        return {name: _replaced(one, places, name) for name, one in value.items()}
     if isinstance(value, Sequence):
-        return [_replaced(one, places) for one in value]
+        return [_replaced(one, places, key) for one in value]
     return value
 
 
 def _check_absolute(text: str) -> None:
     """Refuse what is a path of the folder the command was started in."""
-    is_path = os.path.isfile(text) or (os.sep in text and os.path.isdir(text))
-    if is_path and not os.path.isabs(text):
+    if os.path.exists(text) and not os.path.isabs(text):
         raise ConfigError(
             f"a task reads {text!r}, a path of the folder this command was started in, which "
             "nodes do not have; with --store give a URL, or a whole path that every node has."
         )
 
 
-def _check_portable(folder: Path, node: Path) -> None:
+def _check_portable(folder: Path, places: Sequence[str]) -> None:
     manifest = folder / artifacts.MANIFEST
     text = manifest.read_text(encoding="utf-8")
-    if any(str(node / name) in text for name in (_INPUTS, _WORK)):
+    if any(place in text for place in places):
         raise ArtifactError(
             f"{folder.name} names a file of the run's folder in its settings, so it would be "
             "another where nodes have other paths; move that file out of --out to a path that "

@@ -14,6 +14,8 @@ from cuvee.errors import ArtifactError, DataError
 from cuvee.export.exporter import ExportConfig, Place
 from cuvee.export.formats import EXPORTERS
 from cuvee.export.reread import count_again
+from cuvee.export.selection import SelectionFiles
+from cuvee.export.sets import divide
 from cuvee.export.write import Exported, export_selection
 
 FORMATS = list(EXPORTERS)
@@ -101,6 +103,50 @@ def test_a_stopped_export_leaves_nothing_and_goes_on(
     assert not waiting.exists()
 
 
+def test_an_export_stopped_under_an_older_index_is_begun_again(
+    made: Any, export: Any, tmp_path: Path
+) -> None:
+    """Pieces whose index named files in place of shards are left aside, not read."""
+    config = ExportConfig(to="megatron", context=32, file_bytes=4 << 10, root="/x")
+    exporter, selection = EXPORTERS["megatron"], SelectionFiles.open(made.out)
+    of: dict[str, Any] = {
+        "content": exporter.content,
+        "set_of": divide(selection, exporter, config).set_of,
+        "inputs": {
+            "selection": artifacts.digest_of(made.out / "selection"),
+            "tokenizer": artifacts.digest_of(made.out / "tokenizer"),
+        },
+    }
+    dest = tmp_path / "stopped"
+    index = dest.with_name("stopped.pieces") / artifacts.digest_json(of)[:16] / "index"
+    with artifacts.writing(index, stage="export", settings={}, seed=0, inputs={}) as aside:
+        for name in ("key", "shard", "offset", "n_tokens", "n_bytes"):
+            np.save(aside / f"{name}.npy", np.zeros(0, dtype=np.int64))
+        artifacts.write_json(aside / "index.json", {"files": [], "is_complete": True})
+    export_selection(made.out, dest, config, workers=0)
+    assert digests(dest) == digests(export("megatron", name="whole", root="/x"))
+    assert not list(tmp_path.glob("*.pieces"))
+
+
+def test_an_export_goes_on_without_the_token_store(maker: Any, tmp_path: Path) -> None:
+    """Deleted after the export was stopped, its ids are encoded again."""
+    run = maker(tmp_path / "stopped", {"code": 60, "web": 60})((0.5, 0.5), n_tokens=2000)
+    config = ExportConfig(to="megatron", context=32, root="/x")
+
+    def stop(name: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    export_selection(run.out, tmp_path / "whole", config, workers=0)
+    dest = tmp_path / "megatron"
+    with pytest.raises(KeyboardInterrupt):
+        export_selection(run.out, dest, config, workers=0, on_progress=stop)
+    (run.out / "tokens").unlink()
+    export_selection(run.out, dest, config, workers=0)
+    data = {name: own for name, own in digests(dest).items() if name.startswith("data/")}
+    assert data
+    assert data.items() <= digests(tmp_path / "whole").items()
+
+
 def test_workers_make_the_same_bytes(made: Any, export: Any, tmp_path: Path) -> None:
     """Parts divided by two processes give what one gives."""
     whole = digests(export("olmo", name="whole", root="/x"))
@@ -147,11 +193,12 @@ def test_damage_is_found_when_read_again(to: str, made: Any, export: Any) -> Non
         np.concatenate(list(exporter.lengths(folder, files, place)))
 
 
-def test_a_shortened_token_store_is_an_error(maker: Any, tmp_path: Path) -> None:
-    """Ids that are gone are named with their file; nothing is exported."""
+@pytest.mark.parametrize("n_bytes", [50, 51])
+def test_a_shortened_token_store_is_an_error(maker: Any, tmp_path: Path, n_bytes: int) -> None:
+    """Ids that are gone, or half gone, are named with their file; nothing is exported."""
     run = maker(tmp_path / "short", {"code": 30})((1.0,), n_tokens=600)
     (path,) = (run.out / "tokens").glob(f"*/{IDS}")
-    path.write_bytes(path.read_bytes()[:50])
+    path.write_bytes(path.read_bytes()[:n_bytes])
     dest = tmp_path / "megatron"
     with pytest.raises(ArtifactError, match=f"{IDS} is shorter than its documents; delete"):
         export_selection(run.out, dest, ExportConfig(to="megatron", context=32), workers=0)

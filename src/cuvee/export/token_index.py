@@ -23,6 +23,8 @@ from cuvee.export.exporter import TokenArray
 from cuvee.export.selection import LINEAGE, SelectionFiles
 from cuvee.randomness import document_keys
 
+INDEX_VERSION = 2
+"""Of the files; told apart by the folder's name (`export.write`)."""
 _ABOUT = "index.json"
 _COLUMNS = ("key", "offset", "n_tokens", "n_bytes")
 
@@ -163,10 +165,9 @@ class TokenIndex:
         with path.open("rb", buffering=0) as file:
             for first, length in spans:
                 content = os.pread(file.fileno(), length * dtype.itemsize, first * dtype.itemsize)
-                ids = np.frombuffer(content, dtype=dtype)
-                if len(ids) < length:
+                if len(content) < length * dtype.itemsize:
                     raise ArtifactError(
                         f"{path} is shorter than its documents; delete {path.parent} and run "
                         "`cuvee label` again."
                     )
-                yield ids
+                yield np.frombuffer(content, dtype=dtype)

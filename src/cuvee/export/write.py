@@ -26,7 +26,7 @@ from cuvee.export.pieces import Pieces
 from cuvee.export.reread import check_counts, count_again
 from cuvee.export.selection import LINEAGE, SelectionFiles, copy_tokenizer
 from cuvee.export.sets import Division, divide, filled
-from cuvee.export.token_index import write_index
+from cuvee.export.token_index import INDEX_VERSION, write_index
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told the step, what is done of it, and of how much."""
@@ -223,7 +223,14 @@ def _pieces(
 ) -> Pieces:
     """Divide the parts, going on where an earlier call was stopped."""
     inputs: dict[str, Json] = {**_inputs(selection)}
-    of: Json = {"content": exporter.content, "set_of": division.set_of, "inputs": inputs}
+    store = selection.store
+    of: Json = {
+        "content": exporter.content,
+        "set_of": division.set_of,
+        "inputs": inputs,
+        "index": INDEX_VERSION,
+        "tokens": artifacts.digest_of(store) if store is not None else None,
+    }
     folder = waiting / artifacts.digest_json(of)[:16]
     index = write_index(folder / "index", selection)
     tasks = [
@@ -232,7 +239,7 @@ def _pieces(
             spec={
                 "part": str(part),
                 "index": str(index),
-                "store": str(selection.store) if selection.store is not None else None,
+                "store": str(store) if store is not None else None,
                 "tokenizer": str(selection.tokenizer),
                 "domains": selection.domains,
                 "sets": division.set_of[phase],
