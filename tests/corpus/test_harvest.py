@@ -159,6 +159,7 @@ def test_a_finished_harvest_is_kept(place: Installation, tmp_path: Path) -> None
     write(place.packages[0] / "gamma" / "new.py", module("gamma"))
     assert harvest(tmp_path / "out", max_bytes=MAX_BYTES, source=place) == first
     assert HarvestSummary.read(tmp_path / "out") == first
+    assert f"{len(first.domains)} domains, {first.n_bytes / 1e6:.1f} MB" in str(first)
 
 
 def test_another_bound_is_refused(place: Installation, tmp_path: Path) -> None:

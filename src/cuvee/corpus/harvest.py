@@ -94,6 +94,16 @@ class HarvestSummary:
         """UTF-8 bytes of the whole pool."""
         return sum(domain.n_bytes for domain in self.domains)
 
+    def __str__(self) -> str:
+        """Say in a line what was gathered."""
+        target_bytes = sum(target.n_bytes for target in self.targets)
+        left_out = f"; too little text for {', '.join(self.skipped)}" if self.skipped else ""
+        return (
+            f"gathered from Python {self.python} on this machine: {len(self.domains)} domains, "
+            f"{self.n_bytes / 1e6:.1f} MB; {len(self.targets)} target sets, "
+            f"{target_bytes / 1e6:.1f} MB{left_out}"
+        )
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read the summary of a finished harvest.
