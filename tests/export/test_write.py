@@ -11,10 +11,11 @@ import pytest
 from cuvee import artifacts
 from cuvee.corpus.store import IDS
 from cuvee.errors import ArtifactError, DataError
+from cuvee.export.exported import Exported
 from cuvee.export.exporter import ExportConfig, Place
 from cuvee.export.formats import EXPORTERS
 from cuvee.export.reread import count_again
-from cuvee.export.write import Exported, export_selection
+from cuvee.export.write import export_selection
 
 FORMATS = list(EXPORTERS)
 TOKENS = [name for name, one in EXPORTERS.items() if one.content == "tokens"]
