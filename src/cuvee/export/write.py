@@ -203,8 +203,8 @@ def _divided_again(
     """Hold the sets, which were decided by the run's tokens, against those of the tokenizer given.
 
     A domain about as long as one of the trainer's sequences may be too small for a set of its own
-    by one tokenizer and not by the other. Rare and small as that is, the parts are then encoded
-    once more: each set's documents keep the selection's order, as with the run's tokenizer.
+    by one tokenizer and not by the other. That is rare, and all parts are then encoded once more:
+    so every set is as if the run's tokenizer had been the one given, its documents' order included.
 
     Raises:
         InfeasibleError: There are too few tokens for one of the trainer's sequences.
