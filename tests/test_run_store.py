@@ -21,6 +21,7 @@ import pytest
 from cuvee import artifacts, executors
 from cuvee.artifacts import Json
 from cuvee.cli.options import hands
+from cuvee.corpus.encoder import train_tokenizer
 from cuvee.corpus.overlap import OverlapConfig, find_overlap
 from cuvee.corpus.pool import PoolConfig
 from cuvee.corpus.scan import scan_pool
@@ -185,6 +186,10 @@ def ship(out: Path, documents: Path, tokens: TokenStore, workers: int) -> None:
     )
     config = ExportConfig(to="olmo", context=32, root="/data")
     export_selection(out, out / "export" / "olmo", config, workers=workers)
+    given = documents.with_name("model.json")
+    given.write_text(train_tokenizer(["one two"], vocabulary_size=257), encoding="utf-8")
+    config = ExportConfig(to="megatron", context=32, root="/data", tokenizer=str(given))
+    export_selection(out, out / "export" / "megatron", config, workers=workers)
 
 
 def draw(out: Path, labels: LabelFiles, workers: int) -> None:
@@ -223,6 +228,7 @@ def test_all_kinds_of_tasks_leave_the_bytes_of_a_local_run(
             ship(out, documents, tokens, workers)
             draw(out / "copies", labels, workers)
     assert digests(there) == digests(here)
+    assert not any("model.json" in json.dumps(order) for order in cluster.orders)
     assert {"corpus/scan", "tokens", "sweep", "export", "copies"} <= {
         name if name in ("tokens", "copies") else name.rpartition("/")[0] for name in digests(here)
     }

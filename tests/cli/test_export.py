@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cuvee import artifacts
+from cuvee.corpus.encoder import train_tokenizer
 from cuvee.corpus.pool import PoolConfig
 from cuvee.corpus.scan import scan_pool
 from cuvee.corpus.tokens import TokensConfig, make_tokenizer, tokenise_pool
@@ -67,6 +68,29 @@ def test_export_prints_shares_and_use(run: Path, cuvee: Any) -> None:
     assert again.stdout == done.stdout
 
 
+def test_export_prints_how_another_tokenizer_moves_the_shares(
+    run: Path, cuvee: Any, tmp_path: Path
+) -> None:
+    """The table then has the selection's shares beside the export's, and a note sums them up."""
+    given, dest = tmp_path / "tokenizer.json", tmp_path / "exported"
+    given.write_text(train_tokenizer(["alpha alpha"], vocabulary_size=257), encoding="utf-8")
+    arguments = ("--to", "olmo", "--dest", dest, "--context", 64, "--tokenizer", given)
+    done = cuvee("export", run, *arguments, "--workers", 0, "-q")
+    assert done.status == 0, done.stderr
+    lines = done.stdout.splitlines()
+    heads = ["domain", "tokens", "planned", "selected", "realised", "difference"]
+    assert lines[0].split() == heads
+    row = dict(zip(heads, lines[1].split(), strict=True))
+    written = json.loads((run / "selection" / "mixture.json").read_text())["domains"]["books"]
+    assert float(row["selected"]) == pytest.approx(written["realised_share"], abs=1e-6)
+    assert int(row["tokens"].replace(",", "")) > written["realised_tokens"]
+    moved = float(row["realised"]) - float(row["planned"])
+    assert moved == pytest.approx(float(row["difference"]), abs=2e-6)
+    assert "counted with another tokenizer than the run's" in done.stdout
+    refused = cuvee("export", run, *arguments[:-2], "--workers", 0, "-q")
+    assert "exported with another tokenizer" in refused.stderr
+
+
 def test_export_prints_json(run: Path, cuvee: Any, tmp_path: Path) -> None:
     """--json is export.json's numbers; --dest is where it stands."""
     dest = tmp_path / "with space"
@@ -87,6 +111,7 @@ def test_export_refuses_in_one_line(run: Path, cuvee: Any, tmp_path: Path) -> No
         (("--to", "olmo", "--layout", "rows"), "layout is 'rows'"),
         (("--to", "olmo", "--context", "0"), "context is 0"),
         (("--to", "megatron", "--dest", dest), "holds white space"),
+        (("--to", "olmo", "--tokenizer", tmp_path / "none.json"), "none.json does not exist"),
         (("--to", "olmo", "--context", "9999999"), "Lower --context"),
     ):
         done = cuvee("export", run, *arguments, "--workers", 0, "-q")

@@ -193,11 +193,12 @@ def read_megatron(folder: Path, end: int) -> Sets:
 def read_olmo(folder: Path, end: int) -> Sets:
     """Read the mixture's files as raw memory maps, and documents by the bounds beside them."""
     sources = yaml.safe_load((folder / "source_mixture.yaml").read_text())["sources"]
+    dtype = json.loads((folder / "export.json").read_text())["facts"]["dtype"]
     sets: Sets = {}
     for source in sources:
         own = sets.setdefault(source["source_name"], [])
         for path in source["paths"]:
-            ids = np.memmap(path, dtype=np.uint16, mode="r")
+            ids = np.memmap(path, dtype=dtype, mode="r")
             with gzip.open(path.replace(".npy", ".csv.gz"), "rt") as file:
                 for line in file:
                     first, last = (int(number) for number in line.split(",")[:2])

@@ -5,8 +5,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from cuvee.export.exported import Exported
 from cuvee.export.formats import EXPORTERS
-from cuvee.export.write import Exported
 
 FORMATS = list(EXPORTERS)
 EACH = [(name, layout) for name, one in EXPORTERS.items() for layout in one.layouts]

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
+from cuvee.corpus.encoder import train_tokenizer
 from cuvee.corpus.pool import DomainFrom, PoolConfig
 from cuvee.corpus.scan import scan_pool
 from cuvee.corpus.store import TokenStore
@@ -81,3 +83,21 @@ def test_such_a_pool_is_selected_from_and_exported(
     maker = type(select)(tmp_path, pool, tmp_path / "base", store)
     run = maker((0.1, 0.2, 0.3, 0.4), n_tokens=3_000)
     check_epoch(run, export(to, run=run), to)
+
+
+def test_such_a_pool_is_exported_in_another_tokenizers_tokens(
+    select: Any, export: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The documents are what the pool's ids decode to, encoded anew."""
+    pool = _pool(export("olmo"), "folder")
+    store = _tokenised(pool, tmp_path / "base")
+    run = type(select)(tmp_path, pool, tmp_path / "base", store)((0.1, 0.2, 0.3, 0.4))
+    texts = [row["text"] for row in run.rows]
+    other = tmp_path / "other.json"
+    other.write_text(train_tokenizer(texts, vocabulary_size=500), encoding="utf-8")
+    dest = export("megatron", run=run, name="again", layout="mixed", tokenizer=str(other))
+    ids = np.fromfile(dest / "data" / "all.bin", dtype="<u2")
+    end = json.loads((dest / "export.json").read_text(encoding="utf-8"))["end_of_text"]
+    documents = np.split(ids, np.flatnonzero(ids == end) + 1)[:-1]
+    found = Tokenizer.from_file(str(other)).decode_batch([one[:-1].tolist() for one in documents])
+    assert found == texts

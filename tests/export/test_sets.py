@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from cuvee.errors import ConfigError, InfeasibleError
+from cuvee.export.exported import Exported
 from cuvee.export.exporter import ExportConfig
 from cuvee.export.formats import EXPORTERS
-from cuvee.export.write import Exported
 
 FORMATS = list(EXPORTERS)
 TOKENS = [name for name, one in EXPORTERS.items() if one.content == "tokens"]

@@ -13,11 +13,12 @@ import yaml
 from tokenizers import Tokenizer
 
 from cuvee.errors import ConfigError
+from cuvee.export.exported import Exported
 from cuvee.export.exporter import ExportConfig
 from cuvee.export.megatron import Megatron
 from cuvee.export.selection import SelectionFiles
 from cuvee.export.sets import divide
-from cuvee.export.write import Exported, export_selection
+from cuvee.export.write import export_selection
 
 
 def shares(made: Any) -> dict[str, float]:
@@ -101,7 +102,12 @@ def test_megatron_refuses_white_space_in_paths(made: Any, tmp_path: Path) -> Non
 def test_more_domains_than_a_trainer_blends_are_merged(made: Any) -> None:
     """The smallest share a set, which is said; nothing is dropped."""
     selection = SelectionFiles.open(made.out)
-    division = divide(selection, Megatron(max_sets=3), ExportConfig(to="megatron", context=32))
+    division = divide(
+        selection,
+        Megatron(max_sets=3),
+        ExportConfig(to="megatron", context=32),
+        tokens=selection.realised_tokens,
+    )
     assert len(division.sets) == 3
     merged = division.sets[-1]
     assert merged.name == "merged"

@@ -11,12 +11,13 @@ import pytest
 from cuvee import artifacts
 from cuvee.corpus.store import IDS
 from cuvee.errors import ArtifactError, DataError
+from cuvee.export.exported import Exported
 from cuvee.export.exporter import ExportConfig, Place
 from cuvee.export.formats import EXPORTERS
 from cuvee.export.reread import count_again
 from cuvee.export.selection import SelectionFiles
 from cuvee.export.sets import divide
-from cuvee.export.write import Exported, export_selection
+from cuvee.export.write import export_selection
 
 FORMATS = list(EXPORTERS)
 TOKENS = [name for name, one in EXPORTERS.items() if one.content == "tokens"]
@@ -111,7 +112,7 @@ def test_an_export_stopped_under_an_older_index_is_begun_again(
     exporter, selection = EXPORTERS["megatron"], SelectionFiles.open(made.out)
     of: dict[str, Any] = {
         "content": exporter.content,
-        "set_of": divide(selection, exporter, config).set_of,
+        "set_of": divide(selection, exporter, config, tokens=selection.realised_tokens).set_of,
         "inputs": {
             "selection": artifacts.digest_of(made.out / "selection"),
             "tokenizer": artifacts.digest_of(made.out / "tokenizer"),

@@ -16,9 +16,10 @@ from cuvee.cli.options import (
     hands,
 )
 from cuvee.cli.progress import progress_bars
+from cuvee.export.exported import Exported
 from cuvee.export.exporter import ExportConfig, Layout
 from cuvee.export.formats import EXPORTERS, exporter_of
-from cuvee.export.write import Exported, export_selection
+from cuvee.export.write import export_selection
 
 _FORMATS = "; ".join(f"{name}: {one.title}" for name, one in EXPORTERS.items())
 
@@ -49,6 +50,14 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--root", help="Path of DEST as the trainer sees it, if another."),
         ] = None,
+        tokenizer: Annotated[
+            str | None,
+            typer.Option(
+                "--tokenizer",
+                help="tokenizer.json of the model to be trained: tokens are its own, encoded from "
+                "the selection's text; default: the run's.",
+            ),
+        ] = None,
         batch_tokens: Annotated[
             int | None,
             typer.Option(
@@ -69,8 +78,9 @@ def register(app: typer.Typer) -> None:
         """Write a selection in a trainer's format, read it again and print its token shares.
 
         An epoch over the files holds every document as often as the selection does. lineage.parquet
-        names the file and row of every copy, domains.json the domains of every set. The same
-        command goes on where it was stopped.
+        names the file and row of every copy, domains.json the domains of every set. With
+        --tokenizer the documents stay the same, and the shares of their tokens move a little: by
+        how much is printed. The same command goes on where it was stopped.
         """
         exporter_of(to)
         config = ExportConfig(
@@ -79,6 +89,7 @@ def register(app: typer.Typer) -> None:
             context=context,
             root=root,
             batch_tokens=batch_tokens,
+            tokenizer=tokenizer,
             file_bytes=file_bytes,
         )
         with (
@@ -101,20 +112,24 @@ def _layout(name: str | None) -> Layout | None:
 
 
 def _describe(made: Exported) -> str:
-    """Return the shares of tokens as a table, then what was left out or merged, then its use."""
-    rows = [
-        ("domain", "tokens", "planned", "realised", "difference"),
-        *(
-            (name, f"{tokens:,}", f"{planned:.6f}", f"{share:.6f}", f"{share - planned:+.6f}")
-            for name, tokens, planned, share in zip(
-                (_shown(name) for name in made.domains),
-                made.realised_tokens.tolist(),
-                made.planned_shares.tolist(),
-                made.realised_shares.tolist(),
-                strict=True,
-            )
-        ),
-    ]
+    """Return the shares of tokens as a table, then what was left out or merged, then its use.
+
+    Selected are the shares by the run's tokenizer, realised those by the export's; where it is the
+    same they are one column.
+    """
+    columns = {
+        "domain": [_shown(name) for name in made.domains],
+        "tokens": [f"{tokens:,}" for tokens in made.realised_tokens.tolist()],
+        "planned": [f"{share:.6f}" for share in made.planned_shares.tolist()],
+        "selected": [f"{share:.6f}" for share in made.selection_shares.tolist()],
+        "realised": [f"{share:.6f}" for share in made.realised_shares.tolist()],
+        "difference": [
+            f"{share:+.6f}" for share in (made.realised_shares - made.planned_shares).tolist()
+        ],
+    }
+    if made.is_own_tokenizer:
+        del columns["selected"]
+    rows = [tuple(columns), *zip(*columns.values(), strict=True)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(

@@ -37,7 +37,15 @@ _LONGEST_MATCH = 66  # characters a match can depend on, the one looked ahead at
 _WINDOW = 2**20  # characters cut into words at a time; more than twice the longest match
 _MAX_WORDS = 2**18
 _PIECE = 2**20  # characters given to the library at a time
-_KNOWN_ENDS = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "<|eos|>", "[EOS]")
+_KNOWN_ENDS = (
+    END_OF_TEXT,
+    "</s>",
+    "<eos>",
+    "<|end_of_text|>",
+    "<|eos|>",
+    "[EOS]",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",  # DeepSeek's, with its wide bars
+)
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> str:

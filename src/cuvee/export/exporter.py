@@ -41,6 +41,8 @@ class ExportConfig:
     """Bytes from which a new file is begun, where a format has several."""
     batch_tokens: int | None = None
     """Tokens of a training step, for a trainer that begins phases at steps."""
+    tokenizer: str | None = None
+    """Path of the tokenizer.json of the model the selection is for; None is the run's own."""
 
     def __post_init__(self) -> None:
         if self.layout is not None and self.layout not in LAYOUTS:

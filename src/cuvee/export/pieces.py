@@ -35,8 +35,8 @@ def make_piece(spec: Mapping[str, Json], folder: Path) -> None:
 
     Args:
         spec: ``part`` (its path), ``index`` (of its tokens), ``store`` they stand in (None where
-            there is none), ``tokenizer``, ``domains`` (names), ``sets`` (number of the set of each
-            domain in this part's phase), ``content``.
+            there is none), ``tokenizer`` (the export's), ``domains`` (names), ``sets`` (number of
+            the set of each domain in this part's phase), ``content``.
         folder: The piece's artefact folder.
 
     Raises:
@@ -116,6 +116,18 @@ def _coded(table: pa.Table, domains: Sequence[str], path: Path) -> pa.Table:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DomainCounts:
+    """What was encoded, by domain."""
+
+    n_copies: IntArray
+    """(n_domains,) documents, every copy counted."""
+    n_tokens: IntArray
+    """(n_domains,) one end-of-text a copy included."""
+    n_bytes: IntArray
+    """(n_domains,) UTF-8 bytes of text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Pieces:
     """Finished pieces, in the order of the selection's parts."""
 
@@ -160,16 +172,18 @@ class Pieces:
     def counts(self, number: int) -> Iterator[pa.Table]:
         """Yield domain, copy, n_tokens and n_bytes of the documents of a set, in order."""
         for folder, batches in zip(self.folders, self.batches, strict=True):
-            wanted = np.flatnonzero(batches[:, 0] == number)
-            if len(wanted) == 0:
-                continue
-            with pa.memory_map(str(folder / ROWS)) as source:
-                with pa.ipc.open_file(source) as whole:
-                    fields = [whole.schema.get_field_index(name) for name in _COUNTS]
-                options = pa.ipc.IpcReadOptions(included_fields=fields)
-                with pa.ipc.open_file(source, options=options) as reader:
-                    for place in wanted.tolist():
-                        yield pa.Table.from_batches([reader.get_batch(place)])
+            yield from _read_counts(folder, np.flatnonzero(batches[:, 0] == number).tolist())
+
+    def counted(self, n_domains: int) -> DomainCounts:
+        """Count documents, tokens and bytes by domain."""
+        found = np.zeros((3, n_domains), dtype=np.int64)
+        for folder, batches in zip(self.folders, self.batches, strict=True):
+            for table in _read_counts(folder, range(len(batches))):
+                domain = table["domain"].to_numpy()
+                np.add.at(found[0], domain, 1)
+                np.add.at(found[1], domain, table["n_tokens"].to_numpy())
+                np.add.at(found[2], domain, table["n_bytes"].to_numpy())
+        return DomainCounts(n_copies=found[0], n_tokens=found[1], n_bytes=found[2])
 
     def _ids(self, folder: Path, start: int, stop: int) -> TokenArray:
         if self.content == "text":
@@ -177,3 +191,16 @@ class Pieces:
         return np.fromfile(
             folder / IDS, dtype=self.dtype, count=stop - start, offset=start * self.dtype.itemsize
         )
+
+
+def _read_counts(folder: Path, wanted: Sequence[int]) -> Iterator[pa.Table]:
+    """Yield the columns of counts of some batches of a piece."""
+    if not wanted:
+        return
+    with pa.memory_map(str(folder / ROWS)) as source:
+        with pa.ipc.open_file(source) as whole:
+            fields = [whole.schema.get_field_index(name) for name in _COUNTS]
+        options = pa.ipc.IpcReadOptions(included_fields=fields)
+        with pa.ipc.open_file(source, options=options) as reader:
+            for place in wanted:
+                yield pa.Table.from_batches([reader.get_batch(place)])

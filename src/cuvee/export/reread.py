@@ -8,7 +8,13 @@ import pyarrow as pa
 from cuvee.arrays import IntArray
 from cuvee.errors import DataError
 from cuvee.export.exporter import Exporter, FileSet
+from cuvee.export.pieces import DomainCounts
 from cuvee.export.selection import SelectionFiles
+
+_IN_MIXTURE = "in the selection's mixture.json"
+_CHANGED = (
+    "The selection changed since it was written; delete its folder and run `cuvee select` again."
+)
 
 
 def count_again(
@@ -69,9 +75,34 @@ def check_counts(counted: IntArray, selection: SelectionFiles) -> None:
         code = int(differing[0])
         raise DataError(
             f"domain {selection.domains[code]!r} has {counted[code]:,} tokens in the export, but "
-            f"{selection.realised_tokens[code]:,} in the selection's mixture.json. The selection "
-            "changed since it was written; delete its folder and run `cuvee select` again."
+            f"{selection.realised_tokens[code]:,} {_IN_MIXTURE}. {_CHANGED}"
         )
+
+
+def check_encoded(counted: IntArray, encoded: DomainCounts, selection: SelectionFiles) -> None:
+    """Refuse an export in another tokenizer's tokens that holds other documents than were selected.
+
+    Args:
+        counted: (n_domains,) tokens read again.
+        encoded: What was counted while the documents were encoded.
+        selection: What was exported.
+
+    Raises:
+        DataError: Some domain's tokens are not those encoded, or its copies or bytes of text not
+            those of mixture.json.
+    """
+    for found, expected, unit, where, remedy in (
+        (counted, encoded.n_tokens, "tokens", "of what was encoded", "Export again."),
+        (encoded.n_copies, selection.n_copies, "documents", _IN_MIXTURE, _CHANGED),
+        (encoded.n_bytes, selection.n_bytes, "bytes of text", _IN_MIXTURE, _CHANGED),
+    ):
+        differing = np.flatnonzero(found != expected)
+        if len(differing):
+            code = int(differing[0])
+            raise DataError(
+                f"domain {selection.domains[code]!r} has {found[code]:,} {unit} in the export, but "
+                f"{expected[code]:,} {where}. {remedy}"
+            )
 
 
 class _Lengths:

@@ -1,25 +1,20 @@
 """What an export reads: the selection of a finished run, and the run's tokenizer."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from cuvee import artifacts
 from cuvee.arrays import FloatArray, IntArray
-from cuvee.artifacts import Json
-from cuvee.corpus.encoder import Encoder
 from cuvee.corpus.store import SUMMARY
 from cuvee.errors import ArtifactError, DataError
 
 MIXTURE = "mixture.json"
 LINEAGE = "lineage.parquet"
 TOKENIZER = "tokenizer.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -114,28 +109,6 @@ class SelectionFiles:
         summary = cast(Mapping[str, object], artifacts.read_json(folder / SUMMARY))
         own = artifacts.digest_of(self.run / "tokenizer")
         return folder if summary["tokenizer"] == own else None
-
-
-def copy_tokenizer(path: Path, folder: Path) -> None:
-    """Write a tokenizer's folder as trainers open it that tokenise text themselves.
-
-    Without ``tokenizer_config.json`` they would not know which token ends a text.
-
-    Args:
-        path: The run's tokenizer.json.
-        folder: Is made.
-
-    Source: transformers, `PreTrainedTokenizerFast`; torchtitan, components/tokenizer.py.
-    """
-    folder.mkdir()
-    shutil.copyfile(path, folder / TOKENIZER)
-    end = Encoder(path).end_of_text
-    about: dict[str, Json] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": Tokenizer.from_file(str(path)).id_to_token(end),
-        "clean_up_tokenization_spaces": False,
-    }
-    artifacts.write_json(folder / TOKENIZER_CONFIG, about)
 
 
 def _counts(per_domain: Mapping[str, Mapping[str, float]], name: str) -> IntArray:

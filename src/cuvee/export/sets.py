@@ -27,8 +27,10 @@ class Division:
     """What was left out or merged, in sentences."""
 
 
-def divide(selection: SelectionFiles, exporter: Exporter, config: ExportConfig) -> Division:
-    """Decide the sets of an export from the counts of mixture.json alone.
+def divide(
+    selection: SelectionFiles, exporter: Exporter, config: ExportConfig, *, tokens: IntArray
+) -> Division:
+    """Decide the sets of an export from the tokens of its domains alone.
 
     Domains without documents are left out. Domains with fewer tokens than a trainer's sequence, and
     the smallest of more domains than a trainer blends, go together to a set of their own, in which
@@ -38,13 +40,13 @@ def divide(selection: SelectionFiles, exporter: Exporter, config: ExportConfig) 
         selection: What is exported.
         exporter: The format.
         config: What it is made for.
+        tokens: (n_domains,) by the export's tokenizer.
 
     Returns:
         The division.
 
     Raises:
         ConfigError: The format does not have the layout.
-        InfeasibleError: The whole selection has fewer tokens than a trainer's sequence.
     """
     layout = config.layout or exporter.layouts[0]
     if layout not in exporter.layouts:
@@ -52,12 +54,6 @@ def divide(selection: SelectionFiles, exporter: Exporter, config: ExportConfig) 
             f"{exporter.name} has no layout {layout!r}; it has {', '.join(exporter.layouts)}."
         )
     smallest = exporter.smallest(config)
-    tokens = selection.realised_tokens
-    if tokens.sum() < smallest:
-        raise InfeasibleError(
-            f"the selection holds {tokens.sum():,} tokens, but {exporter.name} reads sequences of "
-            f"{smallest:,}. Lower --context, or select more tokens."
-        )
     notes = _left_out(selection)
     if layout == "mixed":
         groups, names = [np.flatnonzero(tokens).tolist()], [MIXED]
@@ -79,6 +75,25 @@ def divide(selection: SelectionFiles, exporter: Exporter, config: ExportConfig) 
             sets.append(FileSet(name=full, phase=phase, domains=tuple(group)))
         set_of.append(tuple(numbers.tolist()))
     return Division(layout=layout, sets=tuple(sets), set_of=tuple(set_of), notes=notes)
+
+
+def check_enough(tokens: IntArray, exporter: Exporter, config: ExportConfig) -> None:
+    """Refuse a selection that a trainer would not read a sequence of.
+
+    Args:
+        tokens: (n_domains,) by the export's tokenizer.
+        exporter: The format.
+        config: What it is made for.
+
+    Raises:
+        InfeasibleError: The whole selection has fewer tokens than a trainer's sequence.
+    """
+    smallest = exporter.smallest(config)
+    if tokens.sum() < smallest:
+        raise InfeasibleError(
+            f"the selection holds {tokens.sum():,} tokens, but {exporter.name} reads sequences of "
+            f"{smallest:,}. Lower --context, or select more tokens."
+        )
 
 
 def filled(division: Division, n_documents: IntArray, n_tokens: IntArray) -> tuple[FileSet, ...]:

@@ -29,14 +29,16 @@ _ABOUT = "index.json"
 _COLUMNS = ("key", "offset", "n_tokens", "n_bytes")
 
 
-def write_index(folder: Path, selection: SelectionFiles) -> Path:
+def write_index(folder: Path, selection: SelectionFiles, *, store: Path | None) -> Path:
     """Write the index of a selection, unless it is written.
 
     It costs some 40 bytes a selected document, and one pass over the store's tables.
 
     Args:
         folder: The index's artefact folder.
-        selection: The selection; without a token store of its tokenizer the index is empty.
+        selection: The selection.
+        store: The token store of the export's tokenizer; without one no token stands anywhere, and
+            all text is to be encoded.
 
     Returns:
         ``folder``.
@@ -47,7 +49,6 @@ def write_index(folder: Path, selection: SelectionFiles) -> Path:
     keys = np.unique(np.asarray(keys, dtype=np.uint64))
     found = {name: np.zeros(len(keys), dtype=np.int64) for name in _COLUMNS[1:]}
     shard = np.full(len(keys), -1, dtype=np.int32)
-    store = selection.store
     shards = [] if store is None else _shards(store)
     for number, name in enumerate(shards):
         assert store is not None
@@ -91,7 +92,7 @@ class TokenIndex:
 
         Args:
             folder: Written by `write_index`.
-            tokenizer: The run's tokenizer.json.
+            tokenizer: The export's tokenizer.json.
             store: The token store it is of, if there is one.
         """
         about = cast(dict[str, Any], artifacts.read_json(folder / _ABOUT))
