@@ -210,7 +210,8 @@ def _keys(kind: type, sections: dict[type, str]) -> Iterator[str]:
                 heading = f"`{one.name}` of {section.__name__.removesuffix('Config')}"
             sections.setdefault(section, heading)
         words = _words(types_[one.name], sections)
-        said = " ".join((about.get(one.name) or (section.__doc__ or "").split("\n")[0]).split())
+        summary = "" if section is None else (section.__doc__ or "").split("\n")[0]
+        said = " ".join((about.get(one.name) or summary).split())
         yield f"- `{one.name}` ({words}, {_default(kind, one.name)}): {said}"
 
 
@@ -289,6 +290,9 @@ def test_the_manual_is_up_to_date() -> None:
 def test_the_page_of_keys_is_up_to_date() -> None:
     """docs/config.md is what the classes of the configs say."""
     written = (DOCS / "config.md").read_text(encoding="utf-8")
+    assert not [
+        line for line in written.splitlines() if line.startswith("- ") and line[-2:] == ": "
+    ]
     assert written == config_page(), (
         "run `.venv/bin/python tests/test_docs.py`; commit docs/config.md"
     )

@@ -1,6 +1,7 @@
 """Bad rows: each kind is rejected with its reason, everything else is kept."""
 
 import json
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,11 +36,17 @@ def _record(**changes: object) -> bytes:
     return json.dumps({"id": "x", "text": "hello", "domain": "web", **changes}).encode()
 
 
+TOO_DEEP = (
+    "maximum recursion depth exceeded"
+    if sys.version_info < (3, 13)
+    else "Expecting value at character 1500"
+)
+"""Later versions of Python go deeper before they refuse."""
 BAD_LINES = [
     (b'{"id": "x", "text": ', "broken_json", "Expecting value at character 20"),
     (b"not json", "broken_json", "Expecting value at character 0"),
     (b"[" * 100_000, "too_long", f"line of 100000 bytes; at most {LIMIT} are allowed"),
-    (b"[" * 1500, "broken_json", "maximum recursion depth exceeded"),
+    (b"[" * 1500, "broken_json", TOO_DEEP),
     (b'{"id": ' + b"9" * 1990 + b"}", "missing_field", "'text' is missing"),
     (b"[1, 2]", "not_an_object", "line holds an array, not an object"),
     (b'"text"', "not_an_object", "line holds a string, not an object"),

@@ -137,6 +137,7 @@ def _of_method(method: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Turn the tiny settings into those of a method whose sweep takes seconds."""
     settings["proxy"] |= {"size": "0.03m", "n_tokens": 4096}
     if method == "mixing-laws":
+        settings["proxy"] |= {"points": [0.25, 0.5, 1.0]}
         return {**settings, "sizes": ["0.03m", "0.05m"], "design": {"n_runs": 4}}
     if method == "regmix":
         rounds = {"batch_size": 2, "n_candidates": 200, "stop_share": 0.0}

@@ -21,8 +21,11 @@ class GroupBound:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     domains: tuple[str, ...]
+    """Names; each of the pool."""
     at_least: float = 0.0
+    """Least share of all of them together, in [0, 1]."""
     at_most: float = 1.0
+    """Largest share of all of them together, in [0, 1]."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.at_least <= self.at_most <= 1.0:
