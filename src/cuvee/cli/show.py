@@ -21,6 +21,6 @@ def register(app: typer.Typer) -> None:
         quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
-        """Show a run's stages, a stage's manifest, or a Parquet or JSON file."""
+        """Show a run's stages, a stage's manifest and answer, or a Parquet or JSON file."""
         found = read_artifact(path, rows=rows)
         typer.echo(json.dumps(found, indent=1) if as_json else describe(found))

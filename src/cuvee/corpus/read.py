@@ -38,6 +38,7 @@ __all__ = [
     "read_batches",
 ]
 
+_FIELDS = ("text", "id", "domain", "group", "number")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _READ_BYTES = 4 * 2**20
 _MAX_ROWS = 256
@@ -293,9 +294,6 @@ def _parquet_batches(
                     batch = batch.take(pa.array(own - first))
             values = {field: _column(batch, name) for field, name in columns.items()}
             yield own.tolist(), {f: _plain_column(one).to_pylist() for f, one in values.items()}
-
-
-_FIELDS = ("text", "id", "domain", "group", "number")
 
 
 def _parquet_columns(file: pq.ParquetFile, shard: Shard, config: PoolConfig) -> dict[str, str]:

@@ -42,7 +42,7 @@ try:  # where torchtitan mixes with Grain
         WeightedDataset,
     )
     from torchtitan.hf_datasets.text_datasets import TextProcessor
-except ImportError:  # up to release 0.3
+except ImportError:  # release 0.3
     from datasets import load_dataset
     from torchtitan.hf_datasets import DatasetConfig
     from torchtitan.hf_datasets.text_datasets import (
