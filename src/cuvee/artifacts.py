@@ -118,27 +118,19 @@ def writing(
         ArtifactError: The folder is already finished, or holds files that are no artefact; or
             another writer took this one's place and did not make the same.
     """
-    _check_free(folder)
-    _remove_remains(folder)
-    aside = _own_aside(folder)
-    aside.mkdir(parents=True)
-    own = aside.stat()
-    try:
+    with _aside_of(folder) as (aside, own):
         yield aside
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    manifest: dict[str, Json] = {
-        "format_version": FORMAT_VERSION,
-        "stage": stage,
-        "settings": settings,
-        "seed": seed,
-        "inputs": dict(inputs),
-        "files": file_digests(aside, known or {}),
-    }
-    write_json(aside / MANIFEST, manifest)
-    (aside / DONE).write_text(digest_json(manifest) + "\n", encoding="utf-8")
-    _finish(aside, own, folder, digest=digest_json(manifest))
+        manifest: dict[str, Json] = {
+            "format_version": FORMAT_VERSION,
+            "stage": stage,
+            "settings": settings,
+            "seed": seed,
+            "inputs": dict(inputs),
+            "files": file_digests(aside, known or {}),
+        }
+        write_json(aside / MANIFEST, manifest)
+        (aside / DONE).write_text(digest_json(manifest) + "\n", encoding="utf-8")
+        _finish(aside, own, folder, digest=digest_json(manifest))
 
 
 @contextmanager
@@ -155,23 +147,15 @@ def receiving(folder: Path, *, known: Mapping[str, str]) -> Iterator[Path]:
     Raises:
         ArtifactError: As of `writing`; or the copy is not what its manifest and its mark say.
     """
-    _check_free(folder)
-    _remove_remains(folder)
-    aside = _own_aside(folder)
-    aside.mkdir(parents=True)
-    own = aside.stat()
-    try:
+    with _aside_of(folder) as (aside, own):
         yield aside
         manifest = cast(Mapping[str, Json], read_json(aside / MANIFEST))
-        made = {name: own for name, own in file_digests(aside, known).items() if name not in _MARKS}
+        made = {name: one for name, one in file_digests(aside, known).items() if name not in _MARKS}
         if manifest.get("files") != made or digest_json(manifest) != digest_of(aside):
             raise ArtifactError(
                 f"what came for {folder} is not what its manifest says; run the same command again."
             )
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    _finish(aside, own, folder, digest=digest_json(manifest))
+        _finish(aside, own, folder, digest=digest_json(manifest))
 
 
 def file_digests(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
@@ -341,6 +325,20 @@ def _is_at(path: Path, file: TextIO) -> bool:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def _aside_of(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Make the folder that this writer fills, and remove it should anything fail."""
+    _check_free(folder)
+    _remove_remains(folder)
+    aside = _own_aside(folder)
+    aside.mkdir(parents=True)
+    try:
+        yield aside, aside.stat()
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def _check_free(folder: Path) -> None:
